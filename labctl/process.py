@@ -1,0 +1,79 @@
+"""Host programs: the one module that starts processes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from labctl.errors import DeadlineExceeded, HostError
+
+__all__ = ["found", "run"]
+
+
+def found(program: str) -> bool:
+    """Whether `program` is on the PATH."""
+    return shutil.which(program) is not None
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    within_s: float = 60.0,
+    stdin: bytes | None = None,
+    cwd: Path | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> str:
+    """Run a host program to its end and return its standard output.
+
+    Args:
+        argv: the program and its arguments; never a shell line.
+        within_s: it is killed after so many seconds.
+        stdin: what it reads; nothing by default.
+        cwd: its working directory.
+        on_line: called with each line as it comes, standard error included, which is then part of the result.
+
+    Raises:
+        HostError: the program is missing or ended with a code other than 0; its last lines are in the message.
+        DeadlineExceeded: it outlived `within_s`.
+    """
+    command = [str(part) for part in argv]
+    if not found(command[0]):
+        raise HostError(f"{command[0]}: program not found", hint="sudo ./bootstrap true installs what labctl needs")
+    if on_line:
+        return _run_streaming(command, within_s, cwd, on_line)
+    try:
+        done = subprocess.run(command, input=stdin, cwd=cwd, capture_output=True, timeout=within_s, check=False)
+    except subprocess.TimeoutExpired as expired:
+        raise DeadlineExceeded(f"{command[0]}: still running after {within_s:.0f} s, killed") from expired
+    if done.returncode:
+        said = (done.stderr or done.stdout).decode(errors="replace")
+        raise HostError(f"{' '.join(command)}: exit code {done.returncode}\n{_tail(said)}")
+    return done.stdout.decode(errors="replace")
+
+
+def _run_streaming(command: list[str], within_s: float, cwd: Path | None, on_line: Callable[[str], None]) -> str:
+    # timeout(1) keeps the deadline while this thread blocks on the pipe, and ends the whole process group.
+    bounded = ["timeout", "--kill-after=5", f"{within_s:.0f}", *command]
+    lines: list[str] = []
+    with subprocess.Popen(
+        bounded, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as child:
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                lines.append(line)
+                on_line(line.rstrip("\n"))
+        except BaseException:
+            child.terminate()
+            raise
+    if child.returncode in {124, 137}:
+        raise DeadlineExceeded(f"{command[0]}: still running after {within_s:.0f} s, killed\n{_tail(''.join(lines))}")
+    if child.returncode:
+        raise HostError(f"{' '.join(command)}: exit code {child.returncode}\n{_tail(''.join(lines))}")
+    return "".join(lines)
+
+
+def _tail(text: str, lines: int = 15) -> str:
+    return "\n".join(text.strip().splitlines()[-lines:])
