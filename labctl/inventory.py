@@ -19,6 +19,7 @@ __all__ = [
     "Mark",
     "NetworkInfo",
     "NicInfo",
+    "PoolInfo",
     "Stage",
     "VolumeInfo",
     "lab_of_volume",
@@ -114,6 +115,21 @@ class NetworkInfo:
     active: bool
     bridge: str
     mark: Mark | None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolInfo:
+    """labctl's storage pool, as it is now.
+
+    Attributes:
+        path: the directory it is on, on the hypervisor's host.
+        available_bytes: free in the file system under it; 0 when it is not active.
+    """
+
+    name: str
+    path: str
+    active: bool
+    available_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Protocol
 
-from labctl.inventory import DomainInfo, HostFacts, Mark, NetworkInfo, VolumeInfo
+from labctl.inventory import DomainInfo, HostFacts, Mark, NetworkInfo, PoolInfo, VolumeInfo
 
 __all__ = ["Console", "Hypervisor"]
 
@@ -131,6 +131,10 @@ class Hypervisor(Protocol):
 
     def ensure_pool(self) -> str:
         """Define, build, start labctl's pool as far as need be; returns the directory it is on."""
+        ...
+
+    def pool(self) -> PoolInfo | None:
+        """labctl's pool as it is now, or None when there is none yet; changes nothing."""
         ...
 
     def volumes(self) -> tuple[VolumeInfo, ...]:
