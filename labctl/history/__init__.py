@@ -1,0 +1,40 @@
+"""What happened: one append-only file, one clock, and the mapping of guests' clocks to it."""
+
+from labctl.history.clockfit import AgentReading, ClockFit, ClockPair, ClockStep
+from labctl.history.events import (
+    ClockEvent,
+    Event,
+    FaultEvent,
+    FaultPhase,
+    MembershipEvent,
+    Note,
+    Opened,
+    Outcome,
+    Sample,
+    SamplerEvent,
+    SamplerKind,
+    Window,
+)
+from labctl.history.journal import History, HistoryWriter, read_history
+
+__all__ = [
+    "AgentReading",
+    "ClockEvent",
+    "ClockFit",
+    "ClockPair",
+    "ClockStep",
+    "Event",
+    "FaultEvent",
+    "FaultPhase",
+    "History",
+    "HistoryWriter",
+    "MembershipEvent",
+    "Note",
+    "Opened",
+    "Outcome",
+    "Sample",
+    "SamplerEvent",
+    "SamplerKind",
+    "Window",
+    "read_history",
+]

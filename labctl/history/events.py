@@ -1,0 +1,281 @@
+"""The events of a history, and the schema of its file.
+
+A history is JSON Lines in UTF-8. Each line is one event: an object whose key `event` names the kind, and whose other
+keys are the attributes of the class of that kind below. Every time is in seconds on the host's CLOCK_MONOTONIC; lines
+are in the order in which labctl learned of them, which for samples is later than they happened.
+
+    event        class            written by
+    opened       Opened           the writer, each time it opens the file; its `utc` ties the clock to the calendar
+    sample       Sample           a running probe, per finished request
+    fault        FaultEvent       who injects and heals faults
+    membership   MembershipEvent  who watches a cluster
+    sampler      SamplerEvent     a running probe, about itself
+    clock        ClockEvent       who maps a guest's clock to the host's
+    note         Note             anyone, for the reader at night
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "ClockEvent",
+    "Event",
+    "FaultEvent",
+    "FaultPhase",
+    "MembershipEvent",
+    "Note",
+    "Opened",
+    "Outcome",
+    "Sample",
+    "SamplerEvent",
+    "SamplerKind",
+    "Window",
+    "from_line",
+    "to_line",
+]
+
+SCHEMA_VERSION = 1
+
+
+class Outcome(StrEnum):
+    """How a request ended, as its client saw it."""
+
+    OK = "ok"
+    REFUSED = "refused"  # the connection was refused
+    RESET = "reset"  # it was broken off before the answer was complete
+    TIMEOUT = "timeout"  # no complete answer within the probe's timeout
+    UNREACHABLE = "unreachable"  # no route, or nobody answers ARP
+    WRONG = "wrong"  # an answer that is not what was expected: body, status, certificate
+    ERROR = "error"  # the probe itself could not make the request; says nothing about the service
+
+
+class FaultPhase(StrEnum):
+    """Where in its life a fault is."""
+
+    INJECTED = "injected"
+    CONFIRMED = "confirmed"
+    UNCONFIRMED = "unconfirmed"
+    HEALED = "healed"
+    HEAL_CONFIRMED = "heal_confirmed"
+    HEAL_FAILED = "heal_failed"
+
+
+class SamplerKind(StrEnum):
+    """What a probe says about its own sampling."""
+
+    STARTED = "started"
+    LATE = "late"
+    STALLED = "stalled"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A span of the history's clock, both ends included; without arguments all of it."""
+
+    from_s: float = -math.inf
+    until_s: float = math.inf
+
+    def __contains__(self, at_s: object) -> bool:
+        return isinstance(at_s, float | int) and self.from_s <= at_s <= self.until_s
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The file was opened for writing: a new history, or more of an old one.
+
+    Attributes:
+        utc: the calendar time at `at_s`, ISO 8601.
+        version: of the schema.
+    """
+
+    at_s: float
+    utc: str
+    version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One request of a probe.
+
+    Attributes:
+        at_s: when it was started.
+        ended_s: when its outcome was known.
+        error_s: half the width of the interval in which both times lie; the same error for both, so differences between
+            samples of one probe are better than this.
+        probe: the probe's name.
+        source: the client's address.
+        target: address:port that was asked.
+        member: who answered, as the answer says; None when it does not say.
+        number: of the request in the probe's plan, from 0 without gaps.
+        late_s: how long after it was due it was started.
+    """
+
+    at_s: float
+    ended_s: float
+    error_s: float
+    probe: str
+    source: str
+    target: str
+    member: str | None
+    outcome: Outcome
+    detail: str = ""
+    number: int = 0
+    late_s: float = 0.0
+
+    @property
+    def good(self) -> bool:
+        """Whether the client got what it expected."""
+        return self.outcome is Outcome.OK
+
+    @property
+    def failed(self) -> bool:
+        """Whether the service let the client down; false also when the probe itself is to blame."""
+        return self.outcome not in {Outcome.OK, Outcome.ERROR}
+
+
+@dataclass(frozen=True, slots=True)
+class FaultEvent:
+    """A fault came into its next phase.
+
+    Attributes:
+        fault: the kind with what it needs to be told from others, such as `power-off` or `link-down cluster`.
+        target: the node or network that it is done to.
+    """
+
+    at_s: float
+    fault: str
+    target: str
+    phase: FaultPhase
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipEvent:
+    """What one observer takes for the cluster's living members.
+
+    Attributes:
+        observer: the member asked.
+        alive: sorted names.
+    """
+
+    at_s: float
+    cluster: str
+    observer: str
+    alive: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerEvent:
+    """What a probe says about its own sampling.
+
+    Attributes:
+        interval_s: of STARTED: from one request to the next, over all sources.
+        timeout_s: of STARTED: how long a request may take.
+        sources: of STARTED: the clients' addresses in turn; request k goes out from `sources[k % len(sources)]`.
+        lasted_s: of LATE: from due to started; of STALLED: without a sign of life so far.
+        requests, finished: of ENDED: how many were started, and how many of them have an outcome.
+    """
+
+    at_s: float
+    probe: str
+    kind: SamplerKind
+    detail: str = ""
+    interval_s: float = 0.0
+    timeout_s: float = 0.0
+    sources: tuple[str, ...] = ()
+    lasted_s: float = 0.0
+    requests: int = 0
+    finished: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClockEvent:
+    """How a guest's CLOCK_MONOTONIC maps to the history's clock from here on.
+
+    Attributes:
+        offset_s: the history's clock minus the guest's.
+        error_s: half the width of the interval in which the offset lies.
+    """
+
+    at_s: float
+    node: str
+    offset_s: float
+    error_s: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that a reader will want to know."""
+
+    at_s: float
+    text: str
+
+
+Event = Opened | Sample | FaultEvent | MembershipEvent | SamplerEvent | ClockEvent | Note
+
+_CLASSES: dict[str, type[Event]] = {
+    "opened": Opened,
+    "sample": Sample,
+    "fault": FaultEvent,
+    "membership": MembershipEvent,
+    "sampler": SamplerEvent,
+    "clock": ClockEvent,
+    "note": Note,
+}
+_NAMES = {cls: name for name, cls in _CLASSES.items()}
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(cls) for name, cls in _CLASSES.items()}
+
+
+def to_line(event: Event) -> str:
+    """The event as one line without its newline; times are rounded to microseconds.
+
+    Raises:
+        ValueError: a number is not finite, which JSON can't hold.
+    """
+    values = {f.name: _rounded(getattr(event, f.name)) for f in dataclasses.fields(event)}
+    line = {"event": _NAMES[type(event)], **values}
+    return json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def from_line(line: str) -> Event:
+    """The event that a line holds.
+
+    Raises:
+        ValueError: it is not JSON, or not an event of this schema; the message says what is wrong.
+    """
+    values = json.loads(line)
+    if not isinstance(values, dict):
+        raise ValueError(f"a {type(values).__name__} where an object is expected")
+    kind = values.pop("event", None)
+    if kind not in _CLASSES:
+        raise ValueError(f"event {kind!r} is none of {', '.join(_CLASSES)}")
+    unknown = values.keys() - {f.name for f in dataclasses.fields(_CLASSES[kind])}
+    if unknown:
+        raise ValueError(f"{kind} event with unknown key {', '.join(sorted(unknown))}")
+    return _validated(kind, values)
+
+
+def _validated(kind: str, values: dict[str, Any]) -> Event:
+    try:
+        event: Event = _ADAPTERS[kind].validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{kind} event: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if isinstance(event, Opened) and event.version > SCHEMA_VERSION:
+        raise ValueError(f"written by a newer labctl: schema {event.version}, this one reads up to {SCHEMA_VERSION}")
+    return event
+
+
+def _rounded(value: object) -> object:
+    return round(value, 6) if isinstance(value, float) else value
