@@ -1,0 +1,83 @@
+"""What a topology can choose from: the roles and the images that labctl ships."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from labctl.errors import InputError, Problem
+from labctl.store import shipped
+from labctl.topology.document import Document, read_document
+from labctl.topology.finding import Finding
+
+__all__ = ["Catalogue", "ImageDefaults", "load_catalogue"]
+
+ROLE_LIBRARY = Path(__file__).parent.parent / "roles" / "library"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDefaults:
+    """What an image says of the nodes that are cloned from it.
+
+    Attributes:
+        memory_mib: of a node that names none.
+    """
+
+    memory_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Roles and images that exist.
+
+    Attributes:
+        roles: the roles that each role requires somewhere in the lab, by role.
+        images: by name.
+    """
+
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    images: Mapping[str, ImageDefaults] = field(default_factory=dict)
+
+
+def load_catalogue(library: Path | None = None, images: Path | None = None) -> Catalogue:
+    """Read `role.yaml` (key `requires`) and `recipe.yaml` (key `memory_mib`) of every role and image.
+
+    Args:
+        library: the folder of role folders; labctl's own by default.
+        images: the folder of image folders; labctl's own by default.
+
+    Raises:
+        InputError: one of them isn't YAML, or the key holds something else than it should.
+    """
+    library, images = library or ROLE_LIBRARY, images or shipped("images")
+    return Catalogue(
+        {path.parent.name: _requires(path) for path in sorted(library.glob("*/role.yaml"))},
+        {path.parent.name: ImageDefaults(_memory_mib(path)) for path in sorted(images.glob("*/recipe.yaml"))},
+    )
+
+
+def _requires(path: Path) -> tuple[str, ...]:
+    document = read_document(path.read_text("utf-8"), str(path))
+    required = _key(document, "requires")
+    names = [] if required is None else required
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _unusable(document, "requires", "is not a list of roles")
+    return tuple(str(name) for name in names)
+
+
+def _memory_mib(path: Path) -> int:
+    document = read_document(path.read_text("utf-8"), str(path))
+    memory_mib = _key(document, "memory_mib")
+    if not isinstance(memory_mib, int):
+        raise _unusable(document, "memory_mib", "is missing or not a number of MiB")
+    return memory_mib
+
+
+def _key(document: Document, key: str) -> object:
+    return document.data.get(key) if isinstance(document.data, dict) else None
+
+
+def _unusable(document: Document, key: str, says: str) -> InputError:
+    problems: tuple[Problem, ...] = (document.locate(Finding((key,), says)),)
+    return InputError(f"{document.file}: 1 problem", problems=problems)

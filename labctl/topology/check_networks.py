@@ -1,0 +1,146 @@
+"""Checks of networks, and of the addresses and MACs on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from labctl.topology.finding import Finding, KeyPath, dotted
+from labctl.topology.mac import cluster_mac, nic_macs
+from labctl.topology.model import AddressRange, Topology
+
+__all__ = ["check_addresses", "check_macs", "check_network_names", "check_subnets"]
+
+MOST_EXTRA_ADDRESSES = 4096
+
+
+def check_subnets(topology: Topology) -> Iterator[Finding]:
+    """Subnets: of a sensible size, of a kind that hosts can have, and apart from each other."""
+    if not topology.networks:
+        yield Finding(("networks",), "is empty; expected at least one network", needs=(("networks",),))
+    seen: dict[str, IPv4Network] = {}
+    for name, network in topology.networks.items():
+        subnet, path = network.subnet, ("networks", name, "subnet")
+        yield from _size(path, subnet)
+        yield from _kind(path, subnet)
+        for other, theirs in seen.items():
+            if subnet.overlaps(theirs):
+                yield Finding(path, f"{subnet} overlaps {dotted(('networks', other, 'subnet'))} {theirs}")
+        seen[name] = subnet
+
+
+def _size(path: KeyPath, subnet: IPv4Network) -> Iterator[Finding]:
+    if subnet.prefixlen < 16:
+        yield Finding(path, f"{subnet} is too large; expected a /16 at most, 65534 addresses")
+    if subnet.prefixlen > 29:
+        yield Finding(path, f"{subnet} is too small; expected a /29 at least, 6 addresses")
+
+
+def _kind(path: KeyPath, subnet: IPv4Network) -> Iterator[Finding]:
+    kinds = {
+        "loopback": subnet.is_loopback,
+        "multicast": subnet.is_multicast,
+        "link-local": subnet.is_link_local,
+        "reserved": subnet.is_reserved or subnet.overlaps(IPv4Network("0.0.0.0/8")),
+    }
+    for kind, found in kinds.items():
+        if found:
+            yield Finding(path, f"{subnet} is {kind} space; expected a private network, such as 10.77.0.0/16")
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """Addresses that something has for itself."""
+
+    path: KeyPath
+    addresses: AddressRange
+    network: str
+
+
+def _claims(topology: Topology) -> Iterator[_Claim]:
+    for node, settings in topology.nodes.items():
+        for name, nic in settings.nics.items():
+            path = ("nodes", node, "nics", name)
+            yield _Claim((*path, "address"), AddressRange(nic.address, nic.address), nic.network)
+            for index, extra in enumerate(nic.extra_addresses):
+                yield _Claim((*path, "extra_addresses", index), extra, nic.network)
+    for name, cluster in topology.clusters.items():
+        address = AddressRange(cluster.address, cluster.address)
+        yield _Claim(("clusters", name, "address"), address, cluster.network)
+
+
+def check_addresses(topology: Topology) -> Iterator[Finding]:
+    """Addresses: inside their network, fit for a host, and nobody else's."""
+    earlier: list[_Claim] = []
+    for claim in _claims(topology):
+        if network := topology.networks.get(claim.network):
+            yield from _inside(claim, network.subnet)
+        yield from _taken(claim, earlier)
+        earlier.append(claim)
+    yield from _too_many(topology)
+
+
+def _inside(claim: _Claim, subnet: IPv4Network) -> Iterator[Finding]:
+    found = claim.addresses
+    if found.first not in subnet or found.last not in subnet:
+        yield Finding(claim.path, f"{found} is outside its network {claim.network}, {subnet}")
+        return
+    contains = "is" if len(found) == 1 else "contains"
+    if found.first == subnet.network_address:
+        yield Finding(claim.path, f"{found} {contains} the address of the network {claim.network} itself, {subnet}")
+    if found.last == subnet.broadcast_address:
+        yield Finding(claim.path, f"{found} {contains} the broadcast address of the network {claim.network}, {subnet}")
+
+
+def _taken(claim: _Claim, earlier: list[_Claim]) -> Iterator[Finding]:
+    for other in earlier:
+        first = max(claim.addresses.first, other.addresses.first)
+        last = min(claim.addresses.last, other.addresses.last)
+        if first <= last:
+            shared = AddressRange(first, last)
+            part = "is taken: it" if shared == claim.addresses else f"contains {shared}, which"
+            whole = "belongs to" if shared == other.addresses else f"lies in {other.addresses} of"
+            yield Finding(claim.path, f"{claim.addresses} {part} {whole} {dotted(other.path)} already")
+            return
+
+
+def _too_many(topology: Topology) -> Iterator[Finding]:
+    for node, settings in topology.nodes.items():
+        for name, nic in settings.nics.items():
+            extra = sum(len(addresses) for addresses in nic.extra_addresses)
+            if extra > MOST_EXTRA_ADDRESSES:
+                path = ("nodes", node, "nics", name, "extra_addresses")
+                yield Finding(path, f"has {extra} addresses; expected {MOST_EXTRA_ADDRESSES} at most")
+
+
+def check_network_names(topology: Topology) -> Iterator[Finding]:
+    """The networks that NICs and clusters name are there."""
+    users: list[tuple[KeyPath, str]] = [
+        (("nodes", node, "nics", name, "network"), nic.network)
+        for node, settings in topology.nodes.items()
+        for name, nic in settings.nics.items()
+    ]
+    users += [(("clusters", name, "network"), cluster.network) for name, cluster in topology.clusters.items()]
+    for path, network in users:
+        if network not in topology.networks:
+            says = f"{network} is not a network of this lab; there is {', '.join(topology.networks) or 'none'}"
+            yield Finding(path, says, needs=(("networks", network),))
+
+
+def check_macs(topology: Topology) -> Iterator[Finding]:
+    """MACs, given and derived: no two NICs have the same, and none has a cluster's."""
+    owners = {
+        cluster_mac(cluster.mode, cluster.address): f"the MAC of the whole cluster {name}"
+        for name, cluster in topology.clusters.items()
+    }
+    for (node, name), mac in nic_macs(topology).items():
+        path = ("nodes", node, "nics", name)
+        given = topology.nodes[node].nics[name].mac is not None
+        if mac in owners:
+            subject = f"{mac} is" if given else f"gets the MAC {mac}, which is"
+            advice = "; give one of them another `mac`" if not given else ""
+            yield Finding(
+                (*path, "mac") if given else path, f"{subject} {owners[mac]} already{advice}", at_key=not given
+            )
+        owners.setdefault(mac, f"that of {dotted(path)}")

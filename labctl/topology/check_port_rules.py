@@ -1,0 +1,92 @@
+"""Checks of port rules: what each of them takes, and that no two cover the same port."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from labctl.topology.finding import Finding, KeyPath, dotted
+from labctl.topology.model import PortRange, Rule, Topology
+from labctl.topology.spec import Filtering, RuleProtocol
+
+__all__ = ["check_overlaps", "check_rule_members", "check_rule_options"]
+
+
+def _rules(topology: Topology) -> Iterator[tuple[KeyPath, Rule, tuple[str, ...]]]:
+    """Every rule with its path and its cluster's members."""
+    for name, cluster in topology.clusters.items():
+        members = tuple(member.node for member in cluster.members)
+        for index, rule in enumerate(cluster.port_rules):
+            yield ("clusters", name, "port_rules", index), rule, members
+
+
+def check_rule_options(topology: Topology) -> Iterator[Finding]:
+    """Affinity and weights go with filtering multiple, handling goes with single-host."""
+    for path, rule, _ in _rules(topology):
+        options = (
+            ("affinity", rule.affinity, Filtering.MULTIPLE),
+            ("weights", rule.weights, Filtering.MULTIPLE),
+            ("handling", rule.handling, Filtering.SINGLE_HOST),
+        )
+        for key, value, wanted in options:
+            if value is not None and rule.filtering is not wanted:
+                says = f"means nothing with filtering {rule.filtering}; expected filtering {wanted}, or no {key}"
+                yield Finding((*path, key), says, needs=((*path, "filtering"),), at_key=True)
+
+
+def check_rule_members(topology: Topology) -> Iterator[Finding]:
+    """Weights and handling name the members, all of them, and somebody serves."""
+    for path, rule, members in _rules(topology):
+        if rule.weights is not None:
+            yield from _weights((*path, "weights"), rule.weights, members)
+        if rule.handling is not None:
+            yield from _handling((*path, "handling"), rule.handling, members)
+
+
+def _weights(path: KeyPath, weights: Mapping[str, int], members: tuple[str, ...]) -> Iterator[Finding]:
+    for name in weights:
+        yield from _member((*path, name), "", name, members)
+    yield from _complete(path, tuple(weights), members)
+    if weights and not any(weights.values()):
+        yield Finding(path, "is 0 for all; expected at least one member that serves", needs=(path,))
+
+
+def _handling(path: KeyPath, handling: tuple[str, ...], members: tuple[str, ...]) -> Iterator[Finding]:
+    for index, name in enumerate(handling):
+        yield from _member((*path, index), f"{name} ", name, members)
+        if name in handling[:index]:
+            yield Finding((*path, index), f"{name} is there twice; expected each member once")
+    yield from _complete(path, handling, members)
+
+
+def _member(path: KeyPath, subject: str, name: str, members: tuple[str, ...]) -> Iterator[Finding]:
+    if name not in members:
+        says = f"{subject}is not a member of the cluster; there is {', '.join(members) or 'none'}"
+        yield Finding(path, says, needs=((*path[:2], "members"),), at_key=not subject)
+
+
+def _complete(path: KeyPath, named: tuple[str, ...], members: tuple[str, ...]) -> Iterator[Finding]:
+    lacking = [member for member in dict.fromkeys(members) if member not in named]
+    if lacking:
+        yield Finding(path, f"lacks {', '.join(lacking)}; expected every member of the cluster", needs=(path,))
+
+
+def check_overlaps(topology: Topology) -> Iterator[Finding]:
+    """No port of a protocol is covered twice in a cluster."""
+    earlier: list[tuple[KeyPath, PortRange, RuleProtocol]] = []
+    for path, rule, _ in _rules(topology):
+        for index, ports in enumerate(rule.ports):
+            at = (*path, "ports", index)
+            yield from _overlap(at, ports, rule.protocol, earlier)
+            earlier.append((at, ports, rule.protocol))
+
+
+def _overlap(
+    at: KeyPath, ports: PortRange, protocol: RuleProtocol, earlier: list[tuple[KeyPath, PortRange, RuleProtocol]]
+) -> Iterator[Finding]:
+    for path, theirs, their_protocol in earlier:
+        same_cluster = path[:2] == at[:2]
+        same_protocol = RuleProtocol.BOTH in {protocol, their_protocol} or protocol is their_protocol
+        if same_cluster and same_protocol and ports.first <= theirs.last and theirs.first <= ports.last:
+            rule = dotted(path[:4])
+            yield Finding(at, f"{ports} overlaps {theirs} of {rule} (protocols {protocol} and {their_protocol})")
+            return

@@ -1,0 +1,124 @@
+"""From a checked topology to the lab that is meant: every default filled in, every MAC settled."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Interface
+
+from labctl.errors import InputError
+from labctl.topology.catalogue import Catalogue, load_catalogue
+from labctl.topology.check_names import check_lab_name
+from labctl.topology.mac import nic_macs
+from labctl.topology.model import AddressRange, Cluster, HeartbeatProfile, HeartbeatSettings, Nic, Node, Rule, Topology
+from labctl.topology.spec import (
+    Accelerator,
+    Affinity,
+    ClusterSpec,
+    Filtering,
+    Heartbeat,
+    LabSpec,
+    MemberSpec,
+    NetworkSpec,
+    NicSpec,
+    NodeSpec,
+    PortRule,
+)
+
+__all__ = ["resolve"]
+
+PROFILES = {
+    HeartbeatProfile.NLB: Heartbeat(period_ms=1000, tolerance=5),
+    HeartbeatProfile.FAST: Heartbeat(period_ms=100, tolerance=5),
+    HeartbeatProfile.EMULATED: Heartbeat(period_ms=500, tolerance=5),
+}
+
+
+def resolve(
+    topology: Topology, *, lab: str | None, accelerator: Accelerator, catalogue: Catalogue | None = None
+) -> LabSpec:
+    """The lab that `topology` describes; it must have come from `load_topology`, which checks it.
+
+    Args:
+        lab: the name of this lab, in place of the topology's own.
+        accelerator: decides on the heartbeat's profile where that is `auto`.
+        catalogue: as given to `load_topology`: images say how much memory a node has that names none.
+
+    Raises:
+        InputError: `lab` can't be a name.
+    """
+    catalogue = load_catalogue() if catalogue is None else catalogue
+    return LabSpec(
+        name=topology.lab if lab is None else _lab_name(lab),
+        domain=topology.domain,
+        time_zone=topology.time_zone,
+        accelerator=accelerator,
+        networks=tuple(NetworkSpec(name, network.subnet) for name, network in topology.networks.items()),
+        nodes=tuple(_node(name, node, topology, catalogue) for name, node in topology.nodes.items()),
+        clusters=tuple(_cluster(name, cluster, topology, accelerator) for name, cluster in topology.clusters.items()),
+    )
+
+
+def _lab_name(lab: str) -> str:
+    for finding in check_lab_name(lab):
+        raise InputError(str(finding))
+    return lab
+
+
+def _node(name: str, node: Node, topology: Topology, catalogue: Catalogue) -> NodeSpec:
+    image = node.image or topology.image
+    macs = nic_macs(topology)
+    return NodeSpec(
+        name=name,
+        fqdn=f"{name}.{topology.domain}",
+        image=image,
+        roles=node.roles,
+        memory_mib=node.memory_mib or catalogue.images[image].memory_mib,
+        vcpus=node.vcpus,
+        nics=tuple(_nic(nic_name, nic, macs[name, nic_name], topology) for nic_name, nic in node.nics.items()),
+    )
+
+
+def _nic(name: str, nic: Nic, mac: str, topology: Topology) -> NicSpec:
+    extra = tuple(address for addresses in nic.extra_addresses for address in _each(addresses))
+    return NicSpec(name, nic.network, mac, _interface(nic.address, nic.network, topology), extra)
+
+
+def _each(addresses: AddressRange) -> list[IPv4Address]:
+    return [addresses.first + offset for offset in range(len(addresses))]
+
+
+def _interface(address: IPv4Address, network: str, topology: Topology) -> IPv4Interface:
+    return IPv4Interface((address, topology.networks[network].subnet.prefixlen))
+
+
+def _cluster(name: str, cluster: Cluster, topology: Topology, accelerator: Accelerator) -> ClusterSpec:
+    members = sorted(cluster.members, key=lambda member: member.priority)
+    by_priority = tuple(member.node for member in members)
+    rules = [rule for written in cluster.port_rules for rule in _port_rules(written, by_priority)]
+    return ClusterSpec(
+        name=name,
+        network=cluster.network,
+        address=_interface(cluster.address, cluster.network, topology),
+        fqdn=cluster.fqdn,
+        mode=cluster.mode,
+        heartbeat=_heartbeat(cluster.heartbeat, accelerator),
+        members=tuple(MemberSpec(member.node, member.priority, member.nic) for member in members),
+        port_rules=tuple(sorted(rules, key=lambda rule: (rule.first_port, rule.protocol))),
+    )
+
+
+def _heartbeat(given: HeartbeatSettings, accelerator: Accelerator) -> Heartbeat:
+    if given.period_ms is not None and given.tolerance is not None:
+        return Heartbeat(given.period_ms, given.tolerance)
+    if given.profile in PROFILES:
+        return PROFILES[given.profile]
+    return PROFILES[HeartbeatProfile.FAST if accelerator is Accelerator.KVM else HeartbeatProfile.EMULATED]
+
+
+def _port_rules(rule: Rule, by_priority: tuple[str, ...]) -> list[PortRule]:
+    weights = tuple((member, rule.weights[member]) for member in by_priority) if rule.weights else ()
+    handling = (rule.handling or by_priority) if rule.filtering is Filtering.SINGLE_HOST else ()
+    affinity = rule.affinity or Affinity.SINGLE
+    return [
+        PortRule(ports.first, ports.last, rule.protocol, rule.filtering, affinity, weights, handling)
+        for ports in rule.ports
+    ]
