@@ -80,7 +80,7 @@ class Hypervisor(Protocol):
         ...
 
     def remove_domain(self, name: str) -> None:
-        """Power off if need be, and undefine with all that libvirt keeps of it (managed save, snapshot metadata, NVRAM).
+        """Power off if need be, and undefine with all that libvirt keeps (managed save, snapshot metadata, NVRAM).
         A domain that isn't there is fine."""
         ...
 

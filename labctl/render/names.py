@@ -1,0 +1,38 @@
+"""The names of everything that a lab owns, all in one place.
+
+A volume's name says which lab it belongs to, since libvirt gives volumes no metadata; see `inventory.lab_of_volume`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+__all__ = ["bridge_name", "console_log_name", "domain_name", "network_name", "overlay_name"]
+
+
+def domain_name(lab: str, node: str) -> str:
+    """libvirt's name of a node."""
+    return f"{lab}-{node}"
+
+
+def network_name(lab: str, network: str) -> str:
+    """libvirt's name of a lab's network."""
+    return f"{lab}-{network}"
+
+
+def bridge_name(lab: str, network: str) -> str:
+    """The host's bridge of a network: 12 characters, since the kernel takes no more than 15 (IFNAMSIZ)."""
+    return f"lc{hashlib.sha256(f'{lab}/{network}'.encode()).hexdigest()[:10]}"
+
+
+def overlay_name(lab: str, node: str) -> str:
+    """The volume that a node writes to."""
+    return f"lab.{lab}.{node}.qcow2"
+
+
+def console_log_name(lab: str, node: str) -> str:
+    """The volume that a node's serial console is logged to.
+
+    virtlogd turns it over to `….log.0`, `….log.1` and so on at 2 MiB; those names belong to the lab, too.
+    """
+    return f"lab.{lab}.{node}.console.log"
