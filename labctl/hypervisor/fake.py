@@ -268,7 +268,7 @@ class FakeHypervisor:
     def create_volume(self, xml: str) -> VolumeInfo:
         with self._call("create_volume"):
             name = parse.name_of(xml)
-            _refuse(not self._pool_is_there, f"volume {name}: create: pool labctl: not there")
+            _refuse(not self._pool_is_there, "pool labctl: not there")
             _refuse(name in self._volumes, f"volume {name}: create: already exists")
             made = self._made(xml)
             backing = made.info.backing_path

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import hashlib
 
-__all__ = ["bridge_name", "console_log_name", "domain_name", "network_name", "overlay_name"]
+__all__ = ["bridge_name", "console_log_name", "domain_name", "network_name", "overlay_name", "record_name"]
 
 
 def domain_name(lab: str, node: str) -> str:
-    """libvirt's name of a node."""
-    return f"{lab}-{node}"
+    """libvirt's name of a node; neither part holds a dot, so no two pairs share a name."""
+    return f"{lab}.{node}"
 
 
 def network_name(lab: str, network: str) -> str:
     """libvirt's name of a lab's network."""
-    return f"{lab}-{network}"
+    return f"{lab}.{network}"
 
 
 def bridge_name(lab: str, network: str) -> str:
@@ -36,3 +36,8 @@ def console_log_name(lab: str, node: str) -> str:
     virtlogd turns it over to `….log.0`, `….log.1` and so on at 2 MiB; those names belong to the lab, too.
     """
     return f"lab.{lab}.{node}.console.log"
+
+
+def record_name(lab: str) -> str:
+    """The volume that keeps what the lab was made from."""
+    return f"lab.{lab}.topology.json"
