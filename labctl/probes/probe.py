@@ -1,0 +1,347 @@
+"""Probes: what is asked of a service from the client guest, and the sampling that runs while the lab is broken.
+
+The prober runs by itself in the guest and keeps its rate whatever happens to the host's side; its file is read over the
+guest agent, so samples arrive also while the guest's network is cut.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from labctl.clock import Clock, Deadline, SystemClock, wait_until
+from labctl.errors import CommandFailed, DeadlineExceeded, GuestError, HypervisorError, InputError, LabError
+from labctl.history import AgentReading, HistoryWriter, SamplerEvent, SamplerKind
+from labctl.probes.feed import Feed
+
+__all__ = ["Expect", "Kind", "Probe", "ProbeGuest", "RunningProbe"]
+
+PROBER = Path(__file__).with_name("prober.py")
+_COMMAND_WITHIN_S = 30.0  # the longest that a small command takes in an emulated guest on a busy host
+
+# $1: where. Also removes what probers left whose harness died; a folder without its pid file is just being set up.
+_PREPARE = """
+for old in "$1"/labctl-probe.*; do
+  [ -s "$old/pid" ] && ! grep -qsF "$old" "/proc/$(cat "$old/pid")/cmdline" && rm -rf "$old"
+done
+exec mktemp -d "$1/labctl-probe.XXXXXX"
+"""
+# $1: folder. Both setsid and nohup exec, so the background process is the prober itself.
+_START = """
+nohup setsid python3 -I -S -B "$1/prober.py" "$1/plan.json" "$1/samples.jsonl" </dev/null >"$1/stderr" 2>&1 &
+echo $! >"$1/pid"
+"""
+# $1: folder, $2: signal. Exit code 1 when there is no such process; its command line tells it from a later namesake.
+_SIGNAL = """
+pid=$(cat "$1/pid" 2>/dev/null) && grep -qsF "$1/prober.py" "/proc/$pid/cmdline" && kill -"$2" "$pid"
+"""
+
+
+class Kind(StrEnum):
+    """What a request is."""
+
+    TCP = "tcp"  # a connection, opened and closed
+    HTTP = "http"  # GET on a connection of its own
+    HTTPS = "https"  # the same over TLS, the certificate checked against the guest's CA store
+    UDP = "udp"  # one datagram, one answer
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """What counts as the right answer.
+
+    Attributes:
+        status: of HTTP.
+        body: regular expression to be found in the body or datagram; empty for any.
+        member: regular expression whose first group in the body is the member's name; an HTTP header X-Labctl-Member
+            comes first.
+    """
+
+    status: int = 200
+    body: str = ""
+    member: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What is asked, from where and how often.
+
+    Attributes:
+        name: unique in a history; letters, digits, `-`, `_` and `.`.
+        host: name for the Host header, TLS server name and certificate; the address when empty.
+        sources: client addresses, one request each in turn; empty for the guest's own choice.
+        rate_hz: requests a second over all sources.
+        timeout_s: of one request. Below 1 s a connection is tried with a single SYN (RFC 6298, 2.1), so that a sample
+            speaks of one moment.
+        limit_s: after so long the sampling ends by itself, for the case that nobody is left to stop it.
+        late_s: a request that starts so much after it was due is late.
+        clock_s: from one sign of life of the sampling to the next.
+        ca_file: in the guest; its own CA store when empty.
+    """
+
+    name: str
+    kind: Kind
+    address: str
+    port: int
+    host: str = ""
+    path: str = "/"
+    sources: tuple[str, ...] = ()
+    rate_hz: float = 20.0
+    timeout_s: float = 0.9
+    limit_s: float = 1800.0
+    late_s: float = 0.1
+    clock_s: float = 1.0
+    expect: Expect = field(default_factory=Expect)
+    ca_file: str = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", self.name):
+            raise InputError(f"probe {self.name!r}: a name is made of letters, digits, '-', '_' and '.'")
+        for what in ("rate_hz", "timeout_s", "limit_s"):
+            if getattr(self, what) <= 0:
+                raise InputError(f"probe {self.name}: {what} is {getattr(self, what)}, expected more than 0")
+
+    @property
+    def interval_s(self) -> float:
+        """From one request to the next, over all sources."""
+        return 1.0 / self.rate_hz
+
+    @property
+    def target(self) -> str:
+        """address:port."""
+        return f"{self.address}:{self.port}"
+
+    def plan(self) -> dict[str, Any]:
+        """The prober's plan."""
+        values = dataclasses.asdict(self)
+        expect = values.pop("expect")
+        del values["rate_hz"]
+        return {**values, **expect, "interval_s": self.interval_s}
+
+
+class Completed(Protocol):
+    """A command that ended in the guest."""
+
+    @property
+    def exit_code(self) -> int: ...
+    @property
+    def stdout(self) -> bytes: ...
+    @property
+    def stderr(self) -> bytes: ...
+
+
+class ProbeGuest(Protocol):
+    """What a probe needs of the guest that it runs in; all of it out of band."""
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        ...
+
+    def run(self, argv: Sequence[str], *, within_s: float) -> Completed:
+        """Run a command to its end."""
+        ...
+
+    def write_file(self, path: str, data: bytes, *, mode: int) -> None:
+        """Write a file."""
+        ...
+
+    def read_file(self, path: str, *, offset: int) -> bytes:
+        """A file's bytes from `offset` to its present end."""
+        ...
+
+    def clock_ns(self) -> int:
+        """The guest's wall clock (guest-get-time)."""
+        ...
+
+
+class RunningProbe:
+    """A probe that samples from entering to leaving, or to `stop`, and writes what it sees to a history.
+
+    On leaving, the prober has ended and its files are gone, also when the body raised; if that could not be had, the
+    errors come in one ExceptionGroup, or as notes on the body's own exception.
+
+    Args:
+        base: folder in the guest; `/run` is memory, so that a full disk does not end the sampling.
+        poll_s: seconds between two looks at the prober's file.
+        stall_s: a prober without a sign of life for so long is recorded as stalled.
+    """
+
+    def __init__(
+        self,
+        probe: Probe,
+        guest: ProbeGuest,
+        history: HistoryWriter,
+        *,
+        clock: Clock | None = None,
+        base: str = "/run",
+        poll_s: float = 1.0,
+        stall_s: float = 3.0,
+    ) -> None:
+        self.probe = probe
+        self._guest, self._history, self._base, self._poll_s = guest, history, base, poll_s
+        self._clock = clock or SystemClock()
+        self._feed = Feed(probe.name, guest.name, probe.target, stall_s)
+        self._folder = ""
+        self._offset = 0
+        self._unread = ""
+        self._quit = threading.Event()
+        self._failure: BaseException | None = None
+        self._follower = threading.Thread(target=self._follow, name=f"probe {probe.name}", daemon=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException as error:
+            self._leave(error)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave(error)
+
+    def stop(self) -> None:
+        """Start no more requests, wait for the outcome of those under way and write them down; twice is fine.
+
+        Raises:
+            DeadlineExceeded: the prober did not end in time; what it has written is in the history.
+            AgentGone: the guest can't be asked; what was read of it is in the history.
+        """
+        if self._quit.is_set():
+            return
+        try:
+            self._end_prober()
+        finally:
+            self._quit.set()
+            if self._follower.ident:
+                self._follower.join()
+            self._history.append(*self._feed.last(self._clock.now_s()))
+        if self._failure:
+            raise self._failure
+
+    # -- life of the prober ----------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        prepared = self._run(["sh", "-c", _PREPARE, "sh", self._base])
+        self._folder = prepared.stdout.decode().strip()
+        self._guest.write_file(f"{self._folder}/prober.py", PROBER.read_bytes(), mode=0o600)
+        self._guest.write_file(f"{self._folder}/plan.json", json.dumps(self.probe.plan()).encode(), mode=0o600)
+        self._guest.write_file(f"{self._folder}/samples.jsonl", b"", mode=0o600)
+        self._run(["sh", "-c", _START, "sh", self._folder])
+        self._history.append(self._started())
+        self._follower.start()
+        deadline = Deadline.within(_COMMAND_WITHIN_S, self._clock)
+        self._await("the prober starts", lambda: self._feed.started or not self._alive(), deadline)
+        if not self._feed.started:
+            raise GuestError(f"{self._guest.name}: the prober of {self.probe.name} did not start\n{self._last_words()}")
+
+    def _started(self) -> SamplerEvent:
+        return SamplerEvent(
+            self._clock.now_s(),
+            self.probe.name,
+            SamplerKind.STARTED,
+            self.probe.target,
+            interval_s=self.probe.interval_s,
+            timeout_s=self.probe.timeout_s,
+            sources=self.probe.sources,
+        )
+
+    def _end_prober(self) -> None:
+        if not self._folder or self._sh(_SIGNAL, "TERM").exit_code:
+            return  # it is gone already, and the follower's last look finds whether it said so
+        deadline = Deadline.within(self.probe.timeout_s + self.probe.interval_s + _COMMAND_WITHIN_S, self._clock)
+        self._await("the prober ends", lambda: self._feed.ended or not self._alive(), deadline)
+
+    def _remove(self) -> None:
+        if self._folder:
+            self._sh(_SIGNAL, "KILL")
+            self._run(["rm", "-rf", "--", self._folder])
+        self._folder = ""
+
+    def _leave(self, error: BaseException | None) -> None:
+        """Stop and clean up, all of it, and then tell what went wrong."""
+        failures: list[Exception] = []
+        for step in (self.stop, self._remove):
+            try:
+                step()
+            except Exception as caught:  # noqa: BLE001 - gathered and raised below
+                failures.append(caught)
+        if error is None and failures:
+            raise ExceptionGroup(f"probe {self.probe.name} on {self._guest.name}", failures)
+        for failure in failures:
+            assert error is not None
+            error.add_note(f"and the probe {self.probe.name} could not be cleaned up: {failure}")
+
+    # -- following -------------------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """The follower's thread: look at the file until told to quit, and once more then."""
+        try:
+            while not self._quit.wait(self._poll_s if self._feed.started else min(0.1, self._poll_s)):
+                self._look()
+            self._look()
+        except BaseException as failure:  # noqa: BLE001 - raised in `stop`, where somebody listens
+            self._failure = failure
+
+    def _look(self) -> None:
+        try:
+            before_s = self._clock.now_s()
+            reading = AgentReading(before_s, self._guest.clock_ns(), self._clock.now_s())
+            data = self._guest.read_file(f"{self._folder}/samples.jsonl", offset=self._offset)
+            self._offset += len(data)
+            self._history.append(*self._feed.take(data, reading))
+            self._history.append(*self._feed.stall(before_s, self._why_silent))
+        except (GuestError, HypervisorError, DeadlineExceeded) as error:
+            self._tell_unread(error)
+        else:
+            self._unread = ""
+
+    def _why_silent(self) -> str:
+        if self._alive():
+            return "the process is there and its file does not grow"
+        return f"the process is gone. {self._last_words()}".strip()
+
+    def _tell_unread(self, error: LabError) -> None:
+        """Once for each spell without an answer; the sampling goes on meanwhile, or its file shows that not."""
+        if not self._unread:
+            self._history.note(f"probe {self.probe.name}: its samples can't be read for now: {error}")
+        self._unread = str(error)
+
+    # -- commands in the guest -------------------------------------------------------------------------------------
+
+    def _alive(self) -> bool:
+        return self._sh(_SIGNAL, "0").exit_code == 0
+
+    def _await(self, what: str, claim: Callable[[], bool], deadline: Deadline) -> None:
+        def look() -> tuple[bool | None, str]:
+            return (True if claim() or self._failure else None), self._unread or "its file is read, that is not in it"
+
+        every_s = min(0.5, self._poll_s)  # each look costs an emulated guest a process
+        claimed = f"{self._guest.name}: {what} ({self.probe.name})"
+        wait_until(claimed, look, deadline, every_s=every_s, evidence=self._last_words)
+
+    def _last_words(self) -> str:
+        """What the prober wrote to its standard error."""
+        return self._run(["tail", "-n", "5", f"{self._folder}/stderr"]).stdout.decode(errors="replace")
+
+    def _sh(self, script: str, *arguments: str) -> Completed:
+        return self._guest.run(["sh", "-c", script, "sh", self._folder, *arguments], within_s=_COMMAND_WITHIN_S)
+
+    def _run(self, argv: Sequence[str]) -> Completed:
+        done = self._guest.run(argv, within_s=_COMMAND_WITHIN_S)
+        if done.exit_code:
+            said = (done.stderr or done.stdout).decode(errors="replace").strip()
+            raise CommandFailed(
+                f"{self._guest.name}: {argv[0]} for probe {self.probe.name}: exit code {done.exit_code}: {said}"
+            )
+        return done
