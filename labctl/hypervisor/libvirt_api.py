@@ -31,7 +31,10 @@ _STATES = {
     libvirt.VIR_DOMAIN_SHUTOFF: DomainState.SHUT_OFF,
     libvirt.VIR_DOMAIN_CRASHED: DomainState.CRASHED,
 }
+# Since libvirt 11.2; as numbers, since a binding that was built against an older one lacks the names.
+_AGENT_COMMAND_TIMEOUT, _AGENT_COMMAND_FAILED = 112, 113
 _AGENT_GONE = {
+    _AGENT_COMMAND_TIMEOUT,
     libvirt.VIR_ERR_AGENT_UNRESPONSIVE,
     libvirt.VIR_ERR_AGENT_UNSYNCED,
     libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,  # the domain has no agent channel
@@ -270,9 +273,9 @@ def _agent_error(error: libvirt.libvirtError, what: str) -> Exception:
     code, words = error.get_error_code(), error.get_error_message()
     if code in _AGENT_GONE:
         return AgentGone(f"{what}: {words}")
-    # The agent's own refusals have no code but this one.
-    kind = GuestError if code == libvirt.VIR_ERR_INTERNAL_ERROR else HypervisorError
-    return kind(f"{what}: {words}")
+    # Older libvirt has no code of its own for what the agent itself refuses.
+    refused = code in {_AGENT_COMMAND_FAILED, libvirt.VIR_ERR_INTERNAL_ERROR}
+    return (GuestError if refused else HypervisorError)(f"{what}: {words}")
 
 
 def _version(number: int) -> tuple[int, int, int]:
