@@ -1,12 +1,12 @@
 """What libvirt holds: values that say which domains, networks and volumes there are and to which lab each belongs.
 
-libvirt is the only database. A domain and a network carry a `Mark` in their metadata; a volume carries the lab's name in
-its own name (`lab.LAB.…`), since libvirt gives volumes no metadata. What has neither is somebody else's.
+libvirt is the only database. A domain and a network carry a `Mark` in their metadata; a volume carries the lab's name
+in its own name (`lab.LAB.…`), since libvirt gives volumes no metadata. What has neither is somebody else's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from xml.etree import ElementTree
 
@@ -54,18 +54,20 @@ class Mark:
         name: the node's or network's name in the topology.
         digest: of the spec that the object was made from; another digest means it must be made anew.
         stage: of a node; always DEFINED for a network.
+        identity: digest of the identity that a node was specialised with; empty before.
+        cluster: digest of the cluster files that a node runs with; empty when it runs none.
     """
 
     lab: str
     name: str
     digest: str
     stage: Stage = Stage.DEFINED
+    identity: str = ""
+    cluster: str = ""
 
     def xml(self) -> str:
         """The metadata element, in `MARK_NAMESPACE`."""
-        element = ElementTree.Element(
-            f"{{{MARK_NAMESPACE}}}mark", {"lab": self.lab, "name": self.name, "digest": self.digest, "stage": self.stage}
-        )
+        element = ElementTree.Element(f"{{{MARK_NAMESPACE}}}mark", {k: str(v) for k, v in asdict(self).items()})
         return ElementTree.tostring(element, encoding="unicode")
 
     @classmethod
@@ -74,7 +76,7 @@ class Mark:
         element = ElementTree.fromstring(xml).find(f"./metadata/{{{MARK_NAMESPACE}}}mark")
         if element is None:
             return None
-        return cls(element.attrib["lab"], element.attrib["name"], element.attrib["digest"], Stage(element.attrib["stage"]))
+        return cls(**{**element.attrib, "stage": Stage(element.attrib["stage"])})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +196,8 @@ class Inventory:
     @property
     def labs(self) -> tuple[str, ...]:
         """The names of all labs that own anything, sorted."""
-        marks = [o.mark.lab for o in (*self.domains, *self.networks) if o.mark]
-        return tuple(sorted({*marks, *(v.lab for v in self.volumes if v.lab)}))
+        marks = [d.mark for d in self.domains] + [n.mark for n in self.networks]
+        return tuple(sorted({*(m.lab for m in marks if m), *(v.lab for v in self.volumes if v.lab)}))
 
     def domain(self, node: str) -> DomainInfo | None:
         """The domain marked as that node; only meaningful in the part of one lab (`of`)."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from labctl.errors import DeadlineExceeded, HostError
 
-__all__ = ["found", "run"]
+__all__ = ["found", "run", "run_bytes"]
 
 
 def found(program: str) -> bool:
@@ -38,11 +38,16 @@ def run(
         HostError: the program is missing or ended with a code other than 0; its last lines are in the message.
         DeadlineExceeded: it outlived `within_s`.
     """
-    command = [str(part) for part in argv]
-    if not found(command[0]):
-        raise HostError(f"{command[0]}: program not found", hint="sudo ./bootstrap true installs what labctl needs")
     if on_line:
-        return _run_streaming(command, within_s, cwd, on_line)
+        return _run_streaming(_command(argv), within_s, cwd, on_line)
+    return run_bytes(argv, within_s=within_s, stdin=stdin, cwd=cwd).decode(errors="replace")
+
+
+def run_bytes(
+    argv: Sequence[str | Path], *, within_s: float = 60.0, stdin: bytes | None = None, cwd: Path | None = None
+) -> bytes:
+    """`run` for a program whose output is not text."""
+    command = _command(argv)
     try:
         done = subprocess.run(command, input=stdin, cwd=cwd, capture_output=True, timeout=within_s, check=False)
     except subprocess.TimeoutExpired as expired:
@@ -50,7 +55,14 @@ def run(
     if done.returncode:
         said = (done.stderr or done.stdout).decode(errors="replace")
         raise HostError(f"{' '.join(command)}: exit code {done.returncode}\n{_tail(said)}")
-    return done.stdout.decode(errors="replace")
+    return done.stdout
+
+
+def _command(argv: Sequence[str | Path]) -> list[str]:
+    command = [str(part) for part in argv]
+    if not found(command[0]):
+        raise HostError(f"{command[0]}: program not found", hint="sudo ./bootstrap true installs what labctl needs")
+    return command
 
 
 def _run_streaming(command: list[str], within_s: float, cwd: Path | None, on_line: Callable[[str], None]) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from labctl.errors import HostError
 
-__all__ = ["artifacts_dir", "cache_dir", "shipped"]
+__all__ = ["artifacts_dir", "cache_dir", "locked", "shipped"]
 
 
 def shipped(kind: Literal["images", "topologies"]) -> Path:
@@ -41,3 +44,20 @@ def cache_dir() -> Path:
 def artifacts_dir() -> Path:
     """Where the evidence of a failed run goes: $LABCTL_ARTIFACTS, else ./artifacts; not created here."""
     return Path(os.environ.get("LABCTL_ARTIFACTS") or "artifacts")
+
+
+@contextmanager
+def locked(name: str, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of that name; a process that dies lets go of it (flock(2)).
+
+    Args:
+        on_wait: called once when somebody else holds it, before waiting.
+    """
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    with (cache_dir() / f"{name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,56 @@
+"""The command line: `labctl`."""
+# ruff: noqa: I001 -- the order of the command modules is that of `--help`
+
+from __future__ import annotations
+
+import sys
+
+from labctl.cli.app import app
+from labctl.console import SAYS
+from labctl.errors import InputError, LabError
+
+# The commands register themselves with `app`, in the order of `--help`.
+from labctl.cli import lab_commands, node_commands  # noqa: F401
+from labctl.cli import image_commands, host_commands  # noqa: F401
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line; errors become a message, a next step and an exit code.
+
+    0 fine, 1 verdict failed, 2 bad input, 3 environment, 4 deadline, 130 interrupted.
+    """
+    try:
+        app(standalone_mode=True)
+    except LabError as error:
+        _say(error)
+        sys.exit(error.exit_code)
+    except BaseExceptionGroup as group:
+        leaves = list(_leaves(group))
+        if not all(isinstance(leaf, LabError) for leaf in leaves):
+            raise
+        for leaf in leaves:
+            _say(leaf)
+        sys.exit(max(leaf.exit_code for leaf in leaves if isinstance(leaf, LabError)))
+    except KeyboardInterrupt:
+        SAYS.print("labctl: interrupted; the same command goes on from here", style="yellow")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)  # the reader of our output went away, as with `| head`
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    return found
+
+
+def _say(error: BaseException) -> None:
+    if isinstance(error, InputError) and error.problems:
+        for problem in error.problems:
+            SAYS.print(str(problem), markup=False)
+    SAYS.print(f"labctl: {error}", style="bold red", markup=False)
+    if isinstance(error, LabError) and error.hint:
+        SAYS.print(f"  next: {error.hint}", markup=False)

@@ -16,6 +16,8 @@ RESERVED = ("test", "example", "example.com", "example.net", "example.org", "hom
 `localhost` and `invalid` are reserved too, but resolvers answer them on their own; `local` belongs to mDNS.
 """
 
+_NOT_DNS = "is not a DNS name; expected lower-case letters, digits and hyphens between dots"
+
 LONGEST_FQDN = 64  # Linux's HOST_NAME_MAX, and a certificate's common name (RFC 5280, ub-common-name)
 
 
@@ -57,15 +59,14 @@ def check_domain(topology: Topology) -> Iterator[Finding]:
     domain, path = topology.domain, ("domain",)
     longest = LONGEST_FQDN - len("123456789012345.")
     if not _is_dns_name(domain):
-        yield Finding(path, f"{domain} is not a DNS name in lower case, such as {topology.lab}.test")
+        yield Finding(path, f"{domain} {_NOT_DNS}")
     elif len(domain) > longest:
         yield Finding(path, f"{domain} has {len(domain)} characters; expected {longest} at most")
     elif not any(domain.endswith(f".{name}") or (domain == name and "." in name) for name in RESERVED):
-        yield Finding(
-            path,
-            f"{domain} may be someone's real domain; expected one under {', '.join(RESERVED[:-1])} or {RESERVED[-1]}, "
-            f"such as {domain.split('.')[0]}.test",
-        )
+        like = domain.split(".")[0] if "." in domain else topology.lab
+        reserved = f"{', '.join(RESERVED[:-1])} or {RESERVED[-1]}"
+        says = f"{domain} could be someone's real domain; expected one like {like}.test, under {reserved}"
+        yield Finding(path, says)
 
 
 def check_fqdns(topology: Topology) -> Iterator[Finding]:
@@ -74,7 +75,7 @@ def check_fqdns(topology: Topology) -> Iterator[Finding]:
     for name, cluster in topology.clusters.items():
         fqdn, path = cluster.fqdn, ("clusters", name, "fqdn")
         if not _is_dns_name(fqdn):
-            yield Finding(path, f"{fqdn} is not a DNS name in lower case, such as {name}.{topology.domain}")
+            yield Finding(path, f"{fqdn} {_NOT_DNS}")
         elif len(fqdn) > LONGEST_FQDN:
             yield Finding(path, f"{fqdn} has {len(fqdn)} characters; expected {LONGEST_FQDN} at most")
         elif not fqdn.endswith(f".{topology.domain}"):

@@ -99,10 +99,18 @@ def _taken(claim: _Claim, earlier: list[_Claim]) -> Iterator[Finding]:
         last = min(claim.addresses.last, other.addresses.last)
         if first <= last:
             shared = AddressRange(first, last)
-            part = "is taken: it" if shared == claim.addresses else f"contains {shared}, which"
-            whole = "belongs to" if shared == other.addresses else f"lies in {other.addresses} of"
-            yield Finding(claim.path, f"{claim.addresses} {part} {whole} {dotted(other.path)} already")
+            yield Finding(claim.path, f"{claim.addresses} {_clash(shared, claim, other)} {dotted(other.path)}")
             return
+
+
+def _clash(shared: AddressRange, claim: _Claim, other: _Claim) -> str:
+    if claim.addresses == other.addresses:
+        return "is taken by"
+    if shared == other.addresses:
+        return f"contains {other.addresses}, taken by"
+    if shared == claim.addresses:
+        return f"lies in {other.addresses}, taken by"
+    return f"overlaps {other.addresses}, taken by"
 
 
 def _too_many(topology: Topology) -> Iterator[Finding]:

@@ -14,18 +14,26 @@ from labctl.topology.finding import Finding, KeyPath, overlaps
 from labctl.topology.model import Topology
 from labctl.topology.structure import Structure, read_structure
 
-__all__ = ["find_topology", "load_topology", "parse_topology", "shipped_topologies"]
+__all__ = ["find_topology", "load_topology", "parse_topology", "read_text", "shipped_topologies"]
 
 
 def load_topology(path: Path, catalogue: Catalogue | None = None) -> Topology:
     """Read and check a topology file; see `parse_topology`."""
+    return parse_topology(read_text(path), str(path), catalogue)
+
+
+def read_text(path: Path) -> str:
+    """The text of a topology file.
+
+    Raises:
+        InputError: it can't be read, or is not UTF-8.
+    """
     try:
-        text = path.read_text("utf-8")
+        return path.read_text("utf-8")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8, from byte {error.start} on") from error
-    return parse_topology(text, str(path), catalogue)
 
 
 def parse_topology(text: str, file: str, catalogue: Catalogue | None = None) -> Topology:

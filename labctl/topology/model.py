@@ -85,7 +85,8 @@ def _address(value: object) -> IPv4Address:
     try:
         return IPv4Address(value if isinstance(value, str) else "")
     except AddressValueError:
-        raise _wrong("is not an IPv4 address") from None
+        advice = "; the prefix length is the network's" if "/" in str(value) else ""
+        raise _wrong(f"is not an IPv4 address{advice}") from None
 
 
 def _subnet(value: object) -> IPv4Network:
@@ -158,6 +159,8 @@ def _one_of(kind: type[E]) -> Callable[[object], E]:
 
 
 def _as_list(value: object) -> object:
+    if value in ([], ()):
+        raise _wrong("is empty; expected at least one port")
     return value if isinstance(value, list | tuple) else [value]
 
 
@@ -277,7 +280,7 @@ class Rule(_Strict):
     """A port rule: who serves what comes to the virtual address on some ports."""
 
     ports: PortsList = Field(
-        strict=False, min_length=1, description='a port, a range like "1000-2000", or a list of those; 0 to 65535'
+        strict=False, description='a port, a range like "1000-2000", or a list of those; 0 to 65535'
     )
     protocol: Annotated[RuleProtocol, BeforeValidator(_one_of(RuleProtocol))] = Field(
         default=RuleProtocol.BOTH, description="the protocols that it covers"
@@ -305,7 +308,7 @@ class Rule(_Strict):
 
 def _default_rules() -> tuple[Rule, ...]:
     """The rule that NLB has when none is made: all ports, both protocols, all members, affinity single."""
-    return (Rule(ports=(PortRange(0, 65535),)),)
+    return (Rule.model_validate({"ports": "0-65535"}),)
 
 
 class Cluster(_Strict):

@@ -1,0 +1,310 @@
+"""Do what a plan says: networks first, then all nodes side by side, each waiting only for what it depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from labctl.clock import Deadline
+from labctl.errors import HypervisorError, LabError
+from labctl.guest.agent import Guest
+from labctl.guest.specialise import specialise
+from labctl.hypervisor.seam import Hypervisor
+from labctl.images import Parent, Recipe
+from labctl.inventory import Mark, Stage
+from labctl.plan import Action, Digests, Plan, Verb
+from labctl.readiness import wait_ready
+from labctl.render.names import console_log_name, domain_name, network_name, overlay_name
+from labctl.render.xml import DirectBoot, DomainPlan, NicPlan, domain_xml, network_xml, overlay_xml
+from labctl.roles.role import Facts, RenderedRole, load_role, render_role, role_checks
+from labctl.topology.spec import Accelerator, LabSpec, NodeSpec
+
+__all__ = ["Bounds", "Builder", "Progress", "Workshop", "apply"]
+
+
+class Progress(Protocol):
+    """Who is told what happens; called from several threads."""
+
+    def started(self, action: Action) -> None:
+        """The action begins."""
+        ...
+
+    def done(self, action: Action) -> None:
+        """The action ended well."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Deadlines, in seconds.
+
+    They say when something is broken, not how fast it should be: five emulated guests booting on two cores are slow.
+    """
+
+    boot_s: float
+    role_s: float
+
+    @classmethod
+    def of(cls, accelerator: Accelerator) -> Bounds:
+        """What suits the accelerator."""
+        return cls(boot_s=120, role_s=300) if accelerator is Accelerator.KVM else cls(boot_s=600, role_s=1200)
+
+
+Join = Callable[[Guest, LabSpec, NodeSpec], None]
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """All that the actions need.
+
+    Attributes:
+        directory: of labctl's pool, where consoles are logged.
+        parents: by image name; filled as images are built.
+        guest: makes the `Guest` of a node.
+        join: makes a node a member of its clusters; the cluster layer gives it.
+        ready: by node and role, what the role exports once it serves.
+    """
+
+    lab: LabSpec
+    hypervisor: Hypervisor
+    directory: str
+    recipes: Mapping[str, Recipe]
+    parents: dict[str, Parent]
+    digests: Mapping[str, Digests]
+    network_digests: Mapping[str, str]
+    guest: Callable[[str], Guest]
+    build_image: Callable[[str], Parent]
+    join: Join
+    bounds: Bounds
+    progress: Progress
+    ready: dict[tuple[str, str], Future[dict[str, str]]] = field(default_factory=dict)
+
+
+def apply(plan: Plan, workshop: Workshop) -> None:
+    """Carry a plan out.
+
+    Raises:
+        ExceptionGroup: of `LabError`s, when several nodes failed; a `LabError` when one did. Nodes that don't depend on
+            a failed one are finished all the same, so that the next `up` has less to do.
+    """
+    builder = Builder(workshop)
+    shared = [a for a in plan.actions if not a.node or a.verb in {Verb.REMOVE_NODE, Verb.REMOVE_VOLUME}]
+    for action in shared:
+        builder.do(action)
+    for node in workshop.lab.nodes:
+        for role in node.roles:
+            workshop.ready[node.name, role] = Future()
+    with ThreadPoolExecutor(max_workers=len(workshop.lab.nodes), thread_name_prefix="node") as pool:
+        running = {n.name: pool.submit(builder.node, n, plan.of_node(n.name)) for n in workshop.lab.nodes}
+    failures = [f.exception() for f in running.values() if f.exception()]
+    if failures:
+        raise _causes(failures)
+
+
+def _causes(failures: list[BaseException | None]) -> BaseException:
+    """The failures that are not merely another's consequence."""
+    real = [f for f in failures if f and not isinstance(f, _DependencyFailed)]
+    known = [f for f in real if isinstance(f, LabError)]
+    if len(real) == 1:
+        return real[0]
+    if len(known) == len(real):
+        return ExceptionGroup("several nodes failed", known)
+    return BaseExceptionGroup("several nodes failed", real)
+
+
+class _DependencyFailed(LabError):
+    """A role that this one waits for failed; its own error is reported where it happened."""
+
+
+class Builder:
+    """Carries out single actions; safe for several nodes at once."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self._shop = workshop
+
+    def node(self, node: NodeSpec, actions: tuple[Action, ...]) -> None:
+        """All actions of one node, in order; its roles count as ready when it has none left to apply."""
+        try:
+            for action in actions:
+                if action.verb not in {Verb.REMOVE_NODE, Verb.REMOVE_VOLUME}:
+                    self.do(action)
+            for role in node.roles:
+                self._publish(node, role)
+        except BaseException as failure:
+            for role in node.roles:
+                future = self._shop.ready[node.name, role]
+                if not future.done():
+                    future.set_exception(_DependencyFailed(f"{node.name}: {role} is not ready: {failure}"))
+            raise
+
+    def do(self, action: Action) -> None:
+        """One action, reported as it starts and ends."""
+        self._shop.progress.started(action)
+        self._verbs[action.verb](self, action)
+        self._shop.progress.done(action)
+
+    # -- the verbs -------------------------------------------------------------------------------------------------
+
+    def _build_image(self, action: Action) -> None:
+        shop = self._shop
+        parent = shop.build_image(action.target)
+        disk = shop.recipes[action.target].disk_name
+        shop.parents.update({image: parent for image, recipe in shop.recipes.items() if recipe.disk_name == disk})
+
+    def _create_network(self, action: Action) -> None:
+        shop = self._shop
+        network = shop.lab.network(action.target)
+        shop.hypervisor.define_network(network_xml(shop.lab.name, network, shop.network_digests[network.name]))
+        shop.hypervisor.start_network(network_name(shop.lab.name, network.name))
+
+    def _start_network(self, action: Action) -> None:
+        self._shop.hypervisor.start_network(network_name(self._shop.lab.name, action.target))
+
+    def _remove_network(self, action: Action) -> None:
+        self._shop.hypervisor.remove_network(action.target)
+
+    def _remove_node(self, action: Action) -> None:
+        shop = self._shop
+        shop.hypervisor.remove_domain(action.target)
+        prefix = f"lab.{shop.lab.name}.{action.node}."
+        for volume in shop.hypervisor.volumes():
+            if volume.name.startswith(prefix):
+                shop.hypervisor.remove_volume(volume.name)
+
+    def _remove_volume(self, action: Action) -> None:
+        self._shop.hypervisor.remove_volume(action.target)
+
+    def _create_node(self, action: Action) -> None:
+        shop, node = self._shop, self._shop.lab.node(action.node)
+        parent = shop.parents[node.image]
+        overlay = shop.hypervisor.create_volume(
+            overlay_xml(overlay_name(shop.lab.name, node.name), parent.disk.capacity_bytes, parent.disk.path)
+        )
+        shop.hypervisor.define_domain(domain_xml(self._domain_plan(node, parent, overlay.path)))
+
+    def _domain_plan(self, node: NodeSpec, parent: Parent, overlay_path: str) -> DomainPlan:
+        shop = self._shop
+        return DomainPlan(
+            mark=Mark(shop.lab.name, node.name, shop.digests[node.name].machine),
+            memory_mib=node.memory_mib,
+            vcpus=node.vcpus,
+            accelerator=shop.lab.accelerator,
+            disk_path=overlay_path,
+            disk_serial="root",
+            nics=tuple(NicPlan(nic.mac, network_name(shop.lab.name, nic.network)) for nic in node.nics),
+            boot=DirectBoot(parent.kernel.path, parent.initrd.path, shop.recipes[node.image].command_line),
+            console_log=f"{shop.directory}/{console_log_name(shop.lab.name, node.name)}",
+        )
+
+    def _start_node(self, action: Action) -> None:
+        shop = self._shop
+        shop.hypervisor.start_domain(self._domain(action.node))
+        self._settle(action.node)
+
+    def _resume_node(self, action: Action) -> None:
+        shop = self._shop
+        shop.hypervisor.resume(self._domain(action.node))
+        self._settle(action.node)
+
+    def _settle(self, name: str) -> None:
+        """Wait for the agent, and for the roles of a node that had them already."""
+        shop = self._shop
+        guest = shop.guest(name)
+        guest.wait_for_agent(Deadline.within(shop.bounds.boot_s))
+        domain = shop.hypervisor.domain(guest.domain)
+        if domain and domain.mark and domain.mark.stage is Stage.READY:
+            for role, checks in role_checks(shop.lab, shop.lab.node(name)).items():
+                wait_ready(guest, role, checks, Deadline.within(shop.bounds.role_s))
+
+    def _connect_nic(self, action: Action) -> None:
+        node = self._shop.lab.node(action.node)
+        nic = next(n for n in node.nics if n.name == action.target.rsplit(".", 1)[1])
+        self._shop.hypervisor.set_link(self._domain(node.name), nic.mac, up=True)
+
+    def _specialise(self, action: Action) -> None:
+        shop, node = self._shop, self._shop.lab.node(action.node)
+        guest = shop.guest(node.name)
+        guest.wait_for_agent(Deadline.within(shop.bounds.boot_s))
+        domain = shop.hypervisor.domain(self._domain(node.name))
+        if domain is None:
+            raise HypervisorError(f"{node.name}: its domain vanished while it was set up")
+        specialise(guest, shop.lab, node, domain.uuid)
+        was_ready = domain.mark is not None and domain.mark.stage is Stage.READY
+        stage = Stage.READY if was_ready else Stage.SPECIALISED
+        self._mark(node.name, stage=stage, identity=shop.digests[node.name].identity)
+
+    def _apply_roles(self, action: Action) -> None:
+        shop, node = self._shop, self._shop.lab.node(action.node)
+        for name in node.roles:
+            facts = self._facts_for(name)
+            self._apply_role(shop.guest(node.name), render_role(load_role(name), shop.lab, node, facts))
+            self._publish(node, name)
+        self._mark(node.name, stage=Stage.READY)
+
+    def _apply_role(self, guest: Guest, role: RenderedRole) -> None:
+        deadline = Deadline.within(self._shop.bounds.role_s)
+        script = f"/etc/labctl/roles/{role.name}"  # stays in the guest, to be read and run again by hand
+        guest.write_files({**role.files, script: (role.script.encode(), 0o700)})
+        guest.succeed([script], within_s=deadline.left_s)
+        wait_ready(guest, role.name, role.ready, deadline)
+
+    def _join_cluster(self, action: Action) -> None:
+        shop, node = self._shop, self._shop.lab.node(action.node)
+        shop.join(shop.guest(node.name), shop.lab, node)
+        self._mark(node.name, cluster=shop.digests[node.name].cluster)
+
+    # -- roles that wait for each other ----------------------------------------------------------------------------
+
+    def _facts_for(self, role: str) -> Facts:
+        """Wait for what the role comes after, and gather what that exports."""
+        shop = self._shop
+        facts: dict[str, dict[str, str]] = {}
+        for name in load_role(role).after(shop.lab):
+            for (_, provided), future in shop.ready.items():
+                if provided == name:
+                    facts.setdefault(name, {}).update(future.result(timeout=shop.bounds.role_s + shop.bounds.boot_s))
+        return facts
+
+    def _publish(self, node: NodeSpec, role: str) -> None:
+        """Say that the role is ready on the node, with what it exports."""
+        future = self._shop.ready[node.name, role]
+        if future.done():
+            return
+        exports = load_role(role).exports
+        waited_for = any(role in load_role(r).after(self._shop.lab) for n in self._shop.lab.nodes for r in n.roles)
+        guest = self._shop.guest(node.name)
+        future.set_result({k: guest.read_file(p).decode().strip() for k, p in exports.items()} if waited_for else {})
+
+    # -- small things ----------------------------------------------------------------------------------------------
+
+    def _domain(self, node: str) -> str:
+        return domain_name(self._shop.lab.name, node)
+
+    def _mark(self, node: str, **changes: object) -> None:
+        name = self._domain(node)
+        domain = self._shop.hypervisor.domain(name)
+        if domain is None or domain.mark is None:
+            raise HypervisorError(f"{name}: its domain vanished while it was set up")
+        self._shop.hypervisor.mark_domain(name, replace(domain.mark, **changes))  # type: ignore[arg-type]
+
+    _verbs: Mapping[Verb, Callable[[Builder, Action], None]] = {
+        Verb.BUILD_IMAGE: _build_image,
+        Verb.CREATE_NETWORK: _create_network,
+        Verb.START_NETWORK: _start_network,
+        Verb.REMOVE_NETWORK: _remove_network,
+        Verb.CREATE_NODE: _create_node,
+        Verb.START_NODE: _start_node,
+        Verb.RESUME_NODE: _resume_node,
+        Verb.CONNECT_NIC: _connect_nic,
+        Verb.SPECIALISE: _specialise,
+        Verb.APPLY_ROLES: _apply_roles,
+        Verb.JOIN_CLUSTER: _join_cluster,
+        Verb.REMOVE_NODE: _remove_node,
+        Verb.REMOVE_VOLUME: _remove_volume,
+    }

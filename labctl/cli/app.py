@@ -1,0 +1,85 @@
+"""The application object, the options that commands share, and how they find their lab."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from labctl import __version__
+from labctl.lab import DEFAULT_URI, Lab, open_hypervisor
+
+__all__ = ["AccelOption", "ConnectOption", "JsonOption", "LabOption", "app", "existing_lab"]
+
+app = typer.Typer(
+    name="labctl",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""
+Virtual labs that break on purpose.
+
+labctl builds a lab of virtual machines from a YAML topology with linked clones on libvirt/KVM, brings up a cluster in
+it, breaks it, and returns a measured verdict.
+
+**Start here:** `labctl up` brings the shipped lab up, `labctl status` shows it, `labctl exec client -- curl
+https://mail.contoso.test/` uses it, `labctl destroy` removes all of it.
+
+**Exit codes:** 0 fine, 1 verdict failed, 2 bad input, 3 environment, 4 deadline.
+
+**Environment:** `LABCTL_URI` is the hypervisor (default `qemu:///system`), `LABCTL_LAB` the lab that commands mean.
+""",
+)
+
+
+class Accel(StrEnum):
+    """What `--accel` takes."""
+
+    AUTO = "auto"
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+ConnectOption = Annotated[
+    str,
+    typer.Option("--connect", "-c", envvar="LABCTL_URI", metavar="URI", help="The hypervisor, as libvirt names it."),
+]
+LabOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lab", "-l", envvar="LABCTL_LAB", metavar="NAME", help="The lab; not needed while there is only one."
+    ),
+]
+AccelOption = Annotated[
+    Accel, typer.Option("--accel", help="What runs the guests; auto takes KVM where it really works, else emulation.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output, for scripts.")]
+
+
+@contextmanager
+def existing_lab(name: str | None, uri: str) -> Iterator[Lab]:
+    """The lab that a command means, with its connection open."""
+    with open_hypervisor(uri) as hypervisor:
+        yield Lab.existing(hypervisor, name)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"labctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+DEFAULT_CONNECT = DEFAULT_URI

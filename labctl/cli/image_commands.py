@@ -1,0 +1,152 @@
+"""Commands on parent disks: image build, ls, show, rm, prune."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from labctl import images
+from labctl.cli.app import DEFAULT_CONNECT, ConnectOption, JsonOption, app
+from labctl.cli.progress import reporting
+from labctl.console import RESULTS, SAYS
+from labctl.errors import InputError
+from labctl.hypervisor.seam import Hypervisor
+from labctl.images import Parent
+from labctl.lab import open_hypervisor
+
+__all__ = ["image"]
+
+image = typer.Typer(
+    no_args_is_help=True, help="The parent disks that all nodes are clones of.", rich_markup_mode="markdown"
+)
+app.add_typer(image, name="image", rich_help_panel="Host")
+
+ParentArgument = Annotated[
+    str, typer.Argument(metavar="IMAGE", help="As `labctl image ls` names it; the digest may be cut short.")
+]
+
+
+@image.command()
+def build(
+    name: Annotated[str, typer.Argument(metavar="[IMAGE]", help="A folder of images/.")] = "debian-13",
+    connect: ConnectOption = DEFAULT_CONNECT,
+) -> None:
+    """Build a parent disk unless it is there already. `labctl up` does this by itself."""
+    with open_hypervisor(connect) as hypervisor, reporting() as reporter:
+        parent = images.build(hypervisor, images.load_recipe(name), reporter.note)
+    SAYS.print(f"{_title(parent)} is there")
+
+
+@image.command("ls")
+def ls(as_json: JsonOption = False, connect: ConnectOption = DEFAULT_CONNECT) -> None:
+    """List the parent disks, with who is backed by them."""
+    with open_hypervisor(connect) as hypervisor:
+        rows = [(p, images.users_of(hypervisor, p)) for p in images.parents(hypervisor)]
+    if as_json:
+        RESULTS.print_json(json.dumps([_as_json(p, users) for p, users in rows]))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("image", "recipe digest", "size", "packages", "kernel", "used by"):
+        table.add_column(column)
+    for parent, users in rows:
+        manifest = parent.manifest
+        size = f"{parent.disk.allocation_bytes >> 20} MiB"
+        used = ", ".join(users) or "-"
+        table.add_row(manifest.image, manifest.digest, size, str(len(manifest.packages)), manifest.kernel, used)
+    RESULTS.print(table if rows else "no parent disks; labctl image build makes one")
+
+
+@image.command()
+def show(
+    name: ParentArgument,
+    packages: Annotated[bool, typer.Option("--packages", help="Every package inside, with its version.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read it all and compare its checksum.")] = False,
+    as_json: JsonOption = False,
+    connect: ConnectOption = DEFAULT_CONNECT,
+) -> None:
+    """Show one parent disk."""
+    with open_hypervisor(connect) as hypervisor:
+        parent = _find(hypervisor, name)
+        users = images.users_of(hypervisor, parent)
+        intact = images.verify(hypervisor, parent) if verify else None
+    if as_json:
+        extra = {"packages": dict(parent.manifest.packages)} if packages else {}
+        RESULTS.print_json(json.dumps({**_as_json(parent, users), "intact": intact, **extra}))
+    else:
+        _show(parent, users, intact, packages=packages)
+    if intact is False:
+        raise typer.Exit(3)
+
+
+@image.command()
+def rm(name: ParentArgument, connect: ConnectOption = DEFAULT_CONNECT) -> None:
+    """Remove a parent disk; refuses while anything is backed by it."""
+    with open_hypervisor(connect) as hypervisor:
+        parent = _find(hypervisor, name)
+        images.remove(hypervisor, parent)
+    SAYS.print(f"{_title(parent)} is gone")
+
+
+@image.command()
+def prune(connect: ConnectOption = DEFAULT_CONNECT) -> None:
+    """Remove every parent disk that nothing is backed by and that no recipe here would make again."""
+    with open_hypervisor(connect) as hypervisor:
+        current = {images.load_recipe(name).volume("qcow2") for name in images.recipe_names()}
+        for parent in images.parents(hypervisor):
+            if parent.disk.name in current or images.users_of(hypervisor, parent):
+                continue
+            images.remove(hypervisor, parent)
+            SAYS.print(f"{_title(parent)} is gone")
+
+
+def _find(hypervisor: Hypervisor, name: str) -> Parent:
+    """A parent by image name, by digest, or by the beginning of its digest."""
+    there = images.parents(hypervisor)
+    found = [p for p in there if name == p.manifest.image or p.manifest.digest.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(f"{p.manifest.image} ({p.manifest.digest})" for p in there) or "none"
+    which = "several parent disks are called" if found else "there is no parent disk"
+    raise InputError(f"{which} {name}", hint=f"parent disks, by name and digest: {known}")
+
+
+def _title(parent: Parent) -> str:
+    return f"parent disk {parent.manifest.image} ({parent.manifest.digest})"
+
+
+def _show(parent: Parent, users: tuple[str, ...], intact: bool | None, *, packages: bool) -> None:
+    manifest = parent.manifest
+    RESULTS.print(f"image     {manifest.image}")
+    RESULTS.print(f"digest    {manifest.digest} (of its recipe)")
+    RESULTS.print(f"volume    {parent.disk.path}")
+    RESULTS.print(
+        f"size      {parent.disk.allocation_bytes >> 20} MiB here, {manifest.capacity_bytes >> 30} GiB in a guest"
+    )
+    RESULTS.print(f"kernel    {manifest.kernel}")
+    RESULTS.print(f"built in  {manifest.build_s} s")
+    verdict = {None: "", True: " (verified)", False: " ([red]the disk has another one: it was written to[/])"}[intact]
+    RESULTS.print(f"sha256    {manifest.sha256}{verdict}")
+    RESULTS.print(f"used by   {', '.join(users) or '-'}")
+    RESULTS.print(f"packages  {len(manifest.packages)}")
+    if packages:
+        for name, version in manifest.packages:
+            RESULTS.print(f"          {name} {version}")
+
+
+def _as_json(parent: Parent, users: tuple[str, ...]) -> dict[str, object]:
+    manifest = parent.manifest
+    return {
+        "image": manifest.image,
+        "digest": manifest.digest,
+        "path": parent.disk.path,
+        "allocation_bytes": parent.disk.allocation_bytes,
+        "capacity_bytes": manifest.capacity_bytes,
+        "sha256": manifest.sha256,
+        "kernel": manifest.kernel,
+        "build_s": manifest.build_s,
+        "package_count": len(manifest.packages),
+        "used_by": list(users),
+    }

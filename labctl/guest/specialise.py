@@ -1,0 +1,49 @@
+"""Give a clone its own identity: name, machine-id, host keys, time zone, addresses, and the lab's host table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labctl.guest.agent import Guest
+from labctl.render.templates import render_text
+from labctl.topology.spec import LabSpec, NodeSpec, digest_of
+
+__all__ = ["identity_digest", "specialise"]
+
+_FILES = Path(__file__).parent / "files"
+_SCRIPT = "/etc/labctl/specialise"  # stays in the guest, to be read and run again by hand
+
+
+def identity_digest(lab: LabSpec, node: NodeSpec) -> str:
+    """Names all that `specialise` gives a node, but for what is random."""
+    return digest_of(_files(lab, node), _script(lab, node, "(uuid)"))
+
+
+def specialise(guest: Guest, lab: LabSpec, node: NodeSpec, domain_uuid: str) -> None:
+    """Make the guest that node.
+
+    Args:
+        domain_uuid: of its domain; another one than last time makes machine-id and host keys anew.
+
+    Raises:
+        CommandFailed: a step failed in the guest, with what it said.
+    """
+    files = {**_files(lab, node), _SCRIPT: (_script(lab, node, domain_uuid), 0o755)}
+    guest.write_files({path: (text.encode(), mode) for path, (text, mode) in files.items()})
+    guest.succeed([_SCRIPT], within_s=120.0)
+
+
+def _files(lab: LabSpec, node: NodeSpec) -> dict[str, tuple[str, int]]:
+    return {
+        "/etc/hostname": (f"{node.name}\n", 0o644),
+        "/etc/hosts": (_render("hosts.j2", lab, node), 0o644),
+        "/etc/labctl/boot.d/10-network": (_render("network.sh.j2", lab, node), 0o755),
+    }
+
+
+def _script(lab: LabSpec, node: NodeSpec, domain_uuid: str) -> str:
+    return _render("specialise.sh.j2", lab, node, domain_uuid=domain_uuid)
+
+
+def _render(file: str, lab: LabSpec, node: NodeSpec, **more: str) -> str:
+    return render_text((_FILES / file).read_text(), file, {"lab": lab, "node": node, **more})

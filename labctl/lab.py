@@ -1,0 +1,346 @@
+"""A lab: the composition root, and what the command line and pytest use.
+
+with open_hypervisor("qemu:///system") as hypervisor:
+    lab = Lab.from_topology("micro", hypervisor=hypervisor)
+    lab.up()
+    print(lab.guest("client").succeed(["curl", "http://web.micro.test/"]))
+    lab.destroy()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from labctl import images, store
+from labctl.accelerator import accelerator as usable_accelerator
+from labctl.accelerator import cpu_flags
+from labctl.apply import Bounds, Progress, Workshop, apply
+from labctl.clock import Clock, Deadline, SystemClock
+from labctl.cluster.membership import ClusterView, join, look, wait_converged
+from labctl.cluster.render import cluster_digest
+from labctl.errors import HypervisorError, InputError, LabError
+from labctl.guest.agent import Guest
+from labctl.guest.specialise import identity_digest
+from labctl.hypervisor.libvirt_api import connect
+from labctl.hypervisor.seam import Hypervisor
+from labctl.inventory import DomainInfo, DomainState, Inventory, Stage
+from labctl.plan import Action, Digests, Plan, plan_destroy, plan_up
+from labctl.record import Record, load_record, save_record
+from labctl.render.names import console_log_name, domain_name
+from labctl.roles.role import digest_of_roles
+from labctl.topology.load import find_topology, parse_topology, read_text
+from labctl.topology.resolve import resolve
+from labctl.topology.spec import Accelerator, ClusterSpec, LabSpec, NodeSpec, digest_of
+
+__all__ = [
+    "DEFAULT_TOPOLOGY",
+    "DEFAULT_URI",
+    "Lab",
+    "NodeStatus",
+    "Silent",
+    "console_tail",
+    "destroy_lab",
+    "inventory",
+    "open_hypervisor",
+]
+
+DEFAULT_TOPOLOGY = "exchange2007"
+DEFAULT_URI = "qemu:///system"
+CONSOLE_TAIL_BYTES = 4096
+
+
+class Silent:
+    """Progress that goes nowhere."""
+
+    def started(self, action: Action) -> None:
+        """Nothing."""
+
+    def done(self, action: Action) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """How a node is doing.
+
+    Attributes:
+        domain: as libvirt sees it; None when there is none.
+        answers: whether its guest agent does.
+        state: one word for people: missing, off, paused, crashed, hung, preparing, ready.
+    """
+
+    node: NodeSpec
+    domain: DomainInfo | None
+    answers: bool
+
+    @property
+    def state(self) -> str:
+        if self.domain is None:
+            return "missing"
+        if self.domain.state is not DomainState.RUNNING:
+            return str(self.domain.state)
+        if not self.answers:
+            return "hung"
+        mark = self.domain.mark
+        return "ready" if mark and mark.stage is Stage.READY else "preparing"
+
+
+@contextmanager
+def open_hypervisor(uri: str = DEFAULT_URI) -> Iterator[Hypervisor]:
+    """A connection that is closed at the end."""
+    hypervisor = connect(uri)
+    try:
+        yield hypervisor
+    finally:
+        hypervisor.close()
+
+
+def inventory(hypervisor: Hypervisor) -> Inventory:
+    """Everything that the hypervisor holds, whoever owns it."""
+    return Inventory(hypervisor.domains(), hypervisor.networks(), hypervisor.volumes())
+
+
+def destroy_lab(hypervisor: Hypervisor, name: str, progress: Progress | None = None) -> Plan:
+    """Remove all that a lab owns, whatever state it is in, by what libvirt holds; returns what was done.
+
+    Every removal is tried, even when an earlier one failed.
+
+    Raises:
+        ExceptionGroup: of the `LabError`s of what could not be removed.
+    """
+    progress = progress or Silent()
+    with store.locked(f"lab-{name}", lambda: progress.note(f"another labctl works on lab {name}: waiting for it")):
+        plan = plan_destroy(inventory(hypervisor).of(name))
+        remove = {
+            "remove node": hypervisor.remove_domain,
+            "remove volume": hypervisor.remove_volume,
+            "remove network": hypervisor.remove_network,
+        }
+        failures: list[LabError] = []
+        for action in plan.actions:
+            progress.started(action)
+            try:
+                remove[action.verb](action.target)
+            except LabError as failure:
+                failures.append(failure)
+            else:
+                progress.done(action)
+    if failures:
+        raise ExceptionGroup(f"lab {name} could not be removed whole", failures)
+    return plan
+
+
+def console_tail(hypervisor: Hypervisor, lab: str, node: str, *, size_bytes: int = CONSOLE_TAIL_BYTES) -> str:
+    """The end of what a node said on its serial console; empty when nothing was kept."""
+    log = hypervisor.volume(console_log_name(lab, node))
+    if log is None or not log.capacity_bytes:
+        return ""
+    start = max(0, log.capacity_bytes - size_bytes)
+    return b"".join(hypervisor.download_volume(log.name, offset=start)).decode(errors="replace")
+
+
+class Lab:
+    """One lab on one hypervisor."""
+
+    def __init__(self, spec: LabSpec, hypervisor: Hypervisor, record: Record, *, clock: Clock | None = None) -> None:
+        self.spec = spec
+        self.hypervisor = hypervisor
+        self.record = record
+        self.clock = clock or SystemClock()
+        self._recipes = {n.image: images.load_recipe(n.image) for n in spec.nodes}
+
+    @classmethod
+    def from_topology(
+        cls,
+        topology: str | Path = DEFAULT_TOPOLOGY,
+        *,
+        hypervisor: Hypervisor,
+        name: str | None = None,
+        accelerator: Accelerator | None = None,
+    ) -> Lab:
+        """The lab that a topology describes.
+
+        Args:
+            topology: a file, or the name of a shipped topology.
+            name: of the lab; the topology's own by default.
+            accelerator: None takes KVM where it really works.
+
+        Raises:
+            InputError: with all the problems of the topology.
+        """
+        file = find_topology(str(topology))
+        text = read_text(file)
+        spec_of = parse_topology(text, str(file))
+        accelerator = accelerator or usable_accelerator(hypervisor.host(), cpu_flags(hypervisor.uri))
+        record = Record(str(file), text, accelerator)
+        return cls(resolve(spec_of, lab=name, accelerator=record.accelerator), hypervisor, record)
+
+    @classmethod
+    def existing(cls, hypervisor: Hypervisor, name: str | None = None) -> Lab:
+        """A lab that was brought up before, by its name; the only one there is when no name is given.
+
+        Raises:
+            InputError: there is no such lab, or several and none was named.
+        """
+        labs = inventory(hypervisor).labs
+        if name is None and len(labs) != 1:
+            raise InputError(
+                "there is no lab" if not labs else f"which lab? There are {', '.join(labs)}",
+                hint="labctl up brings one up" if not labs else f"add --lab {labs[0]}",
+            )
+        name = name or labs[0]
+        record = load_record(hypervisor, name) if name in labs else None
+        if record is None:
+            known = ", ".join(labs) or "none"
+            raise InputError(f"there is no lab {name} that could be used", hint=f"labs on this hypervisor: {known}")
+        topology = parse_topology(record.text, record.file)
+        return cls(resolve(topology, lab=name, accelerator=record.accelerator), hypervisor, record)
+
+    @property
+    def name(self) -> str:
+        """Of this lab on its hypervisor."""
+        return self.spec.name
+
+    # -- up and down -----------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        """What `up` would do now."""
+        there = inventory(self.hypervisor).of(self.name)
+        parents = {i: images.find(self.hypervisor, r) for i, r in self._recipes.items()}
+        disks = {r.disk_name: i for i, r in self._recipes.items() if parents[i] is None}
+        return plan_up(
+            self.spec,
+            there,
+            nodes=self.digests(),
+            networks=self._network_digests(),
+            missing_images=tuple(sorted(disks.values())),
+        )
+
+    def up(self, progress: Progress | None = None) -> Plan:
+        """Bring the lab up, from whatever state it is in; returns what was done.
+
+        Raises:
+            LabError, ExceptionGroup: what failed; the next `up` goes on from there.
+        """
+        progress = progress or Silent()
+        waiting = f"another labctl works on lab {self.name}: waiting for it"
+        with store.locked(f"lab-{self.name}", lambda: progress.note(waiting)):
+            directory = self.hypervisor.ensure_pool()
+            plan = self.plan()
+            save_record(self.hypervisor, self.name, self.record)
+            apply(plan, self._workshop(directory, progress))
+            if plan:
+                self.wait_converged()
+        return plan
+
+    def destroy(self, progress: Progress | None = None) -> Plan:
+        """Remove all that the lab owns; see `destroy_lab`."""
+        return destroy_lab(self.hypervisor, self.name, progress)
+
+    def digests(self) -> dict[str, Digests]:
+        """What each node must have been made from."""
+        return {n.name: self._digests(n) for n in self.spec.nodes}
+
+    def _digests(self, node: NodeSpec) -> Digests:
+        recipe = self._recipes[node.image]
+        made_from = (recipe.digest, recipe.command_line, self.spec.accelerator, node, digest_of_roles(self.spec, node))
+        return Digests(digest_of(*made_from), identity_digest(self.spec, node), cluster_digest(self.spec, node))
+
+    def _network_digests(self) -> dict[str, str]:
+        return {n.name: digest_of(n) for n in self.spec.networks}
+
+    def _workshop(self, directory: str, progress: Progress) -> Workshop:
+        found = {i: images.find(self.hypervisor, r) for i, r in self._recipes.items()}
+        return Workshop(
+            lab=self.spec,
+            hypervisor=self.hypervisor,
+            directory=directory,
+            recipes=self._recipes,
+            parents={i: p for i, p in found.items() if p},
+            digests=self.digests(),
+            network_digests=self._network_digests(),
+            guest=self.guest,
+            build_image=lambda image: images.build(self.hypervisor, self._recipes[image], progress.note),
+            join=join,
+            bounds=Bounds.of(self.spec.accelerator),
+            progress=progress,
+        )
+
+    # -- nodes -----------------------------------------------------------------------------------------------------
+
+    def guest(self, node: str) -> Guest:
+        """A node of the lab, to run commands in and exchange files with.
+
+        Raises:
+            InputError: the lab has no such node.
+        """
+        known = [n.name for n in self.spec.nodes]
+        if node not in known:
+            raise InputError(f"lab {self.name} has no node {node}", hint=f"its nodes: {', '.join(known)}")
+        return Guest(
+            self.hypervisor,
+            node,
+            domain_name(self.name, node),
+            evidence=lambda: self._console_evidence(node),
+            clock=self.clock,
+        )
+
+    def _console_evidence(self, node: str) -> str:
+        try:
+            tail = console_tail(self.hypervisor, self.name, node)
+        except HypervisorError as error:
+            return f"(its console log could not be read: {error})"
+        lines = [line for line in tail.splitlines() if line.strip()][-12:]
+        return f"last lines of {node}'s console:\n" + "\n".join(f"  | {line}" for line in lines) if lines else ""
+
+    def status(self) -> tuple[NodeStatus, ...]:
+        """How each node is doing, in the order of the topology."""
+        there = inventory(self.hypervisor).of(self.name)
+
+        def one(node: NodeSpec) -> NodeStatus:
+            domain = there.domain(node.name)
+            running = domain is not None and domain.state is DomainState.RUNNING
+            return NodeStatus(node, domain, running and not self.guest(node.name).answers())
+
+        return tuple(one(n) for n in self.spec.nodes)
+
+    # -- clusters --------------------------------------------------------------------------------------------------
+
+    def _members(self, cluster: ClusterSpec) -> dict[str, Callable[[], Guest]]:
+        def maker(node: str) -> Callable[[], Guest]:
+            return lambda: self.guest(node)
+
+        return {m.node: maker(m.node) for m in cluster.members}
+
+    def cluster(self, name: str | None = None) -> ClusterSpec:
+        """A cluster of the lab; the only one when no name is given.
+
+        Raises:
+            InputError: there is none of that name, or several and none was named.
+        """
+        found = [c for c in self.spec.clusters if name in {None, c.name}]
+        if len(found) != 1:
+            known = ", ".join(c.name for c in self.spec.clusters) or "none"
+            raise InputError(
+                f"lab {self.name}: which cluster? {name or 'none was named'}", hint=f"its clusters: {known}"
+            )
+        return found[0]
+
+    def look(self, cluster: ClusterSpec) -> ClusterView:
+        """What the members see now."""
+        return look(cluster, self._members(cluster))
+
+    def wait_converged(self, within_s: float = 120.0) -> tuple[ClusterView, ...]:
+        """Wait until every cluster's members all see each other.
+
+        Raises:
+            DeadlineExceeded: with what each member saw last.
+        """
+        deadline = Deadline.within(within_s, self.clock)
+        return tuple(wait_converged(c, self._members(c), deadline) for c in self.spec.clusters)

@@ -1,0 +1,201 @@
+"""What must be done so that libvirt holds the lab: a pure function from what is wanted and what is there to actions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from labctl.inventory import DomainInfo, DomainState, Inventory, NicInfo, Stage
+from labctl.render.names import network_name, overlay_name, record_name
+from labctl.topology.spec import LabSpec, NodeSpec
+
+__all__ = ["Action", "Digests", "Plan", "Verb", "plan_destroy", "plan_up"]
+
+
+class Verb(StrEnum):
+    """The kinds of action, in the words of the plan that users read."""
+
+    BUILD_IMAGE = "build image"
+    CREATE_NETWORK = "create network"
+    START_NETWORK = "start network"
+    REMOVE_NETWORK = "remove network"
+    CREATE_NODE = "create node"
+    START_NODE = "start node"
+    RESUME_NODE = "resume node"
+    CONNECT_NIC = "connect NIC"
+    SPECIALISE = "specialise"
+    APPLY_ROLES = "apply roles"
+    JOIN_CLUSTER = "join cluster"
+    REMOVE_NODE = "remove node"
+    REMOVE_VOLUME = "remove volume"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One step.
+
+    Attributes:
+        target: a node's or network's name in the topology; libvirt's own name for what is removed; an image's name.
+        detail: why, or with what: "nothing is there yet", "its spec has changed", "client-access".
+        node: the node that it concerns; empty for networks and images.
+    """
+
+    verb: Verb
+    target: str
+    detail: str
+    node: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.target}: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Actions in the order in which they may be done one after the other; nodes may go side by side."""
+
+    actions: tuple[Action, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.actions)
+
+    def of_node(self, node: str) -> tuple[Action, ...]:
+        """The actions that concern one node."""
+        return tuple(a for a in self.actions if a.node == node)
+
+    def __str__(self) -> str:
+        return "".join(f"{action}\n" for action in self.actions)
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """What a node must have been made from.
+
+    Attributes:
+        machine: disk, hardware and roles; another one means a new machine.
+        identity: name, addresses, host table; another one means to specialise again.
+        cluster: of its cluster files, empty if it is no member; another one means to load them again.
+    """
+
+    machine: str
+    identity: str
+    cluster: str
+
+
+def plan_up(
+    lab: LabSpec,
+    there: Inventory,
+    *,
+    nodes: Mapping[str, Digests],
+    networks: Mapping[str, str],
+    missing_images: tuple[str, ...] = (),
+) -> Plan:
+    """The way from what is there to the lab.
+
+    Args:
+        there: the part of the inventory that the lab owns.
+        nodes: what each node must have been made from.
+        networks: the digest of each network.
+        missing_images: those whose parent disk has yet to be built.
+    """
+    stale = {n.name for n in lab.networks if _stale_network(there, n.name, networks[n.name])}
+    removals = [*_remove_strays(lab, there), *_remove_stale_nodes(lab, there, nodes, stale)]
+    gone = {a.node for a in removals if a.verb is Verb.REMOVE_NODE}
+    return Plan(
+        (
+            *(Action(Verb.BUILD_IMAGE, image, "no parent disk of this recipe yet") for image in missing_images),
+            *removals,
+            *(a for n in lab.networks for a in _network(there, n.name, stale=n.name in stale)),
+            *(
+                a
+                for n in lab.nodes
+                for a in _node(lab, n, None if n.name in gone else there.domain(n.name), nodes[n.name])
+            ),
+        )
+    )
+
+
+def plan_destroy(there: Inventory) -> Plan:
+    """Everything that the lab owns goes: nodes, then volumes, then networks."""
+    return Plan(
+        (
+            *(Action(Verb.REMOVE_NODE, d.name, "destroy", d.mark.name if d.mark else "") for d in there.domains),
+            *(Action(Verb.REMOVE_VOLUME, v.name, "destroy") for v in there.volumes),
+            *(Action(Verb.REMOVE_NETWORK, n.name, "destroy") for n in there.networks),
+        )
+    )
+
+
+def _stale_network(there: Inventory, name: str, digest: str) -> bool:
+    network = there.network(name)
+    return bool(network and network.mark and network.mark.digest != digest)
+
+
+def _remove_strays(lab: LabSpec, there: Inventory) -> Iterator[Action]:
+    """What the lab owns and the topology no longer names."""
+    wanted = {n.name for n in lab.nodes}
+    for domain in there.domains:
+        if domain.mark and domain.mark.name not in wanted:
+            yield Action(Verb.REMOVE_NODE, domain.name, "not in the topology", domain.mark.name)
+    with_domain = {d.mark.name for d in there.domains if d.mark}
+    for volume in there.volumes:
+        node = volume.name.split(".")[2]
+        if node not in with_domain and volume.name != record_name(lab.name):
+            yield Action(Verb.REMOVE_VOLUME, volume.name, "no node uses it", node)
+    names = {n.name for n in lab.networks}
+    for network in there.networks:
+        if network.mark and network.mark.name not in names:
+            yield Action(Verb.REMOVE_NETWORK, network.name, "not in the topology")
+
+
+def _remove_stale_nodes(
+    lab: LabSpec, there: Inventory, digests: Mapping[str, Digests], stale_networks: set[str]
+) -> Iterator[Action]:
+    overlays = {v.name for v in there.volumes}
+    for node in lab.nodes:
+        domain = there.domain(node.name)
+        if not (domain and domain.mark):
+            continue
+        if domain.mark.digest != digests[node.name].machine:
+            yield Action(Verb.REMOVE_NODE, domain.name, "its image, hardware or roles have changed", node.name)
+        elif overlay_name(lab.name, node.name) not in overlays:
+            yield Action(Verb.REMOVE_NODE, domain.name, "its disk is gone", node.name)
+        elif any(nic.network in stale_networks for nic in node.nics):
+            yield Action(Verb.REMOVE_NODE, domain.name, "its network has changed", node.name)
+
+
+def _network(there: Inventory, name: str, *, stale: bool) -> Iterator[Action]:
+    network = there.network(name)
+    if network and stale:
+        yield Action(Verb.REMOVE_NETWORK, network.name, "its spec has changed")
+    if not network or stale:
+        yield Action(Verb.CREATE_NETWORK, name, "changed" if stale else "not there yet")
+    elif not network.active:
+        yield Action(Verb.START_NETWORK, name, "it is stopped")
+
+
+def _node(lab: LabSpec, node: NodeSpec, domain: DomainInfo | None, digests: Digests) -> Iterator[Action]:
+    name = node.name
+    mark = domain.mark if domain else None
+    stage = mark.stage if mark else Stage.DEFINED
+    state = domain.state if domain else DomainState.SHUT_OFF
+    if not domain:
+        yield Action(Verb.CREATE_NODE, name, f"linked clone of {node.image}", name)
+    yield from (_connect(lab, node, nic) for nic in (domain.nics if domain else ()) if not nic.link_up)
+    if state is DomainState.PAUSED:
+        yield Action(Verb.RESUME_NODE, name, "it is paused", name)
+    elif state is not DomainState.RUNNING:
+        yield Action(Verb.START_NODE, name, "new" if not domain else f"it is {state}", name)
+    if stage is Stage.DEFINED or (mark and mark.identity != digests.identity):
+        yield Action(
+            Verb.SPECIALISE, name, "new" if stage is Stage.DEFINED else "names or addresses have changed", name
+        )
+    if stage is not Stage.READY:
+        yield Action(Verb.APPLY_ROLES, name, ", ".join(node.roles) or "none", name)
+    if digests.cluster and (mark is None or mark.cluster != digests.cluster):
+        yield Action(Verb.JOIN_CLUSTER, name, ", ".join(c.name for c in lab.clusters_of(name)), name)
+
+
+def _connect(lab: LabSpec, node: NodeSpec, nic: NicInfo) -> Action:
+    named = next((n.name for n in node.nics if n.mac == nic.mac), nic.network or network_name(lab.name, "?"))
+    return Action(Verb.CONNECT_NIC, f"{node.name}.{named}", "its cable is pulled", node.name)
