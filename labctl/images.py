@@ -294,7 +294,8 @@ def _mmdebstrap(recipe: Recipe, root: Path, say: Progress) -> None:
     argv = [
         "mmdebstrap", "--mode=root", f"--variant={disk['variant']}",
         f"--include={','.join(recipe.packages)}",
-        "--aptopt=APT::Install-Recommends \"false\"", *excludes, *includes, disk["suite"], str(root), *_mirror(disk["suite"]),
+        "--aptopt=APT::Install-Recommends \"false\"", *excludes, *includes,
+        disk["suite"], str(root), *_mirror(disk["suite"]),
     ]  # fmt: skip
 
     def step(line: str) -> None:

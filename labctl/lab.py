@@ -22,6 +22,7 @@ from labctl.clock import Clock, Deadline, SystemClock
 from labctl.cluster.membership import ClusterView, join, look, wait_converged
 from labctl.cluster.render import cluster_digest
 from labctl.errors import HypervisorError, InputError, LabError
+from labctl.faults import Ground
 from labctl.guest.agent import Guest
 from labctl.guest.specialise import identity_digest
 from labctl.hypervisor.libvirt_api import connect
@@ -309,6 +310,10 @@ class Lab:
             return NodeStatus(node, domain, running and not self.guest(node.name).answers())
 
         return tuple(one(n) for n in self.spec.nodes)
+
+    def ground(self) -> Ground:
+        """What faults are done to."""
+        return Ground(self.spec, self.hypervisor, self.guest, self.clock, Bounds.of(self.spec.accelerator).boot_s)
 
     # -- clusters --------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,219 @@
+"""pytest plugin: a lab as a fixture, faults that heal, probes, and verdicts. Does nothing until a fixture is used.
+
+@pytest.mark.lab(topology="micro")
+def test_a_member_dies(lab, probe, inject, history):
+    ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labctl import store
+from labctl.clock import SystemClock
+from labctl.cluster.watch import watching
+from labctl.errors import LabError
+from labctl.faults import Fault, injected
+from labctl.guest.agent import Guest
+from labctl.guest.testinfra_backend import host as testinfra_host
+from labctl.history import HistoryWriter
+from labctl.hypervisor.seam import Hypervisor
+from labctl.lab import DEFAULT_TOPOLOGY, DEFAULT_URI, Lab, console_tail, open_hypervisor
+from labctl.probes.probe import Probe, RunningProbe
+from labctl.topology.spec import Accelerator
+
+__all__ = ["Labs"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The plugin's options."""
+    group = parser.getgroup("labctl", "virtual labs")
+    group.addoption("--lab-connect", metavar="URI", default=DEFAULT_URI, help="hypervisor that the labs are on")
+    group.addoption("--lab", metavar="NAME", help="name of the lab to use; made up from the topology's by default")
+    group.addoption("--lab-keep", action="store_true", help="leave the labs up at the end, to look at them")
+    group.addoption("--lab-reuse", action="store_true", help="the same, and the next run goes on with them")
+    group.addoption("--lab-accel", choices=["auto", "kvm", "tcg"], default="auto", help="what runs the guests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line("markers", f"lab(topology): the topology of the test's lab (default: {DEFAULT_TOPOLOGY})")
+
+
+@dataclass
+class Labs:
+    """The labs of a test session, each brought up when a test first asks for it.
+
+    A lab whose set-up failed keeps failing with the first cause rather than being tried again for each test.
+    """
+
+    hypervisor: Hypervisor
+    name: str | None
+    accelerator: Accelerator | None
+    labs: dict[str, Lab] = field(default_factory=dict)
+    failed: dict[str, BaseException] = field(default_factory=dict)
+
+    def get(self, topology: str) -> Lab:
+        """The lab, up and converged."""
+        if topology in self.failed:
+            raise self.failed[topology]
+        lab = self.labs.get(topology) or self._new(topology)
+        try:
+            lab.up()
+            lab.wait_converged()
+        except BaseException as cause:
+            self.failed[topology] = cause
+            raise
+        return lab
+
+    def _new(self, topology: str) -> Lab:
+        name = self.name or f"test-{re.sub(r'[^a-z0-9-]', '-', Path(topology).stem)}"[:32]
+        lab = Lab.from_topology(topology, hypervisor=self.hypervisor, name=name, accelerator=self.accelerator)
+        self.labs[topology] = lab
+        return lab
+
+    def destroy(self) -> None:
+        """All of them, whatever state they are in."""
+        failures: list[Exception] = []
+        for lab in self.labs.values():
+            try:
+                lab.destroy()
+            except (LabError, ExceptionGroup) as failure:
+                failures.append(failure)
+        if failures:
+            raise ExceptionGroup("labs could not be removed whole", failures)
+
+
+@pytest.fixture(scope="session")
+def labs(request: pytest.FixtureRequest) -> Iterator[Labs]:
+    """The labs of the session; gone at its end unless they are to be kept."""
+    option = request.config.getoption
+    accel = option("--lab-accel")
+    with open_hypervisor(option("--lab-connect")) as hypervisor:
+        session = Labs(hypervisor, option("--lab"), None if accel == "auto" else Accelerator(accel))
+        try:
+            yield session
+        finally:
+            if not (option("--lab-keep") or option("--lab-reuse")):
+                session.destroy()
+
+
+@pytest.fixture
+def topology(request: pytest.FixtureRequest) -> str:
+    """The topology that the test's `lab` marker names."""
+    return _topology_of(request.node)
+
+
+@pytest.fixture
+def lab(labs: Labs, topology: str) -> Lab:
+    """The test's lab: up, its nodes answering, its clusters converged."""
+    return labs.get(topology)
+
+
+@pytest.fixture
+def node(lab: Lab) -> Callable[[str], Any]:
+    """Makes a testinfra host of a node, over the guest agent: `node("cas1").service("nginx").is_running`."""
+    return lambda name: testinfra_host(lab.guest(name))
+
+
+@pytest.fixture
+def client(lab: Lab) -> Guest:
+    """The node that plays the client: the first one with the role `client`."""
+    name = next((n.name for n in lab.spec.nodes if "client" in n.roles), None)
+    if name is None:
+        pytest.fail(f"topology {lab.record.file} has no node with the role client")
+    return lab.guest(name)
+
+
+@pytest.fixture
+def evidence_dir(request: pytest.FixtureRequest) -> Path:
+    """Where this test leaves what one needs to understand it."""
+    return _evidence_dir(request.node)
+
+
+@pytest.fixture
+def history(evidence_dir: Path) -> Iterator[HistoryWriter]:
+    """The test's history; its file stays in the test's evidence."""
+    path = evidence_dir / "history.jsonl"
+    path.unlink(missing_ok=True)
+    with HistoryWriter(path) as writer:
+        yield writer
+
+
+@pytest.fixture
+def probe(client: Guest, history: HistoryWriter) -> Callable[[Probe], AbstractContextManager[RunningProbe]]:
+    """Runs a probe in the client guest for the length of a `with` block."""
+    return lambda spec: RunningProbe(spec, client, history)
+
+
+@pytest.fixture
+def inject(lab: Lab, history: HistoryWriter) -> Callable[[Fault], AbstractContextManager[None]]:
+    """Breaks something for the length of a `with` block: `with inject(PowerOff("cas1")): …`."""
+    return lambda fault: injected(fault, lab.ground(), history)
+
+
+@pytest.fixture
+def watch(lab: Lab, history: HistoryWriter) -> Iterator[None]:
+    """Records every cluster's membership for the length of the test."""
+    with ExitStack() as stack:
+        for cluster in lab.spec.clusters:
+            stack.enter_context(watching(lambda c=cluster: lab.look(c), history, SystemClock()))  # type: ignore[misc]
+        yield
+
+
+# -- evidence ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep the consoles and journals of the lab of a test that failed, and say where."""
+    report = yield
+    funcargs = getattr(item, "funcargs", {})
+    session = funcargs.get("labs")
+    if report.failed and isinstance(session, Labs) and (lab := session.labs.get(_topology_of(item))):
+        folder = _gather(lab, _evidence_dir(item))
+        report.sections.append(("labctl evidence", f"consoles, journals and history: {folder}"))
+    return report
+
+
+def _topology_of(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("lab")
+    if marker is None:
+        return DEFAULT_TOPOLOGY
+    return str(marker.kwargs.get("topology") or (marker.args[0] if marker.args else DEFAULT_TOPOLOGY))
+
+
+def _evidence_dir(item: pytest.Item) -> Path:
+    folder = store.artifacts_dir().absolute() / re.sub(r"[^A-Za-z0-9_.-]+", "-", item.nodeid).strip("-")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _gather(lab: Lab, folder: Path) -> Path:
+    for node in lab.spec.nodes:
+        for what, get in (("console.log", _console), ("journal.log", _journal)):
+            try:
+                text = get(lab, node.name)
+            except LabError as error:
+                text = f"could not be read: {error}\n"
+            (folder / f"{node.name}.{what}").write_text(text)
+    return folder
+
+
+def _console(lab: Lab, node: str) -> str:
+    return console_tail(lab.hypervisor, lab.name, node, size_bytes=1 << 20)
+
+
+def _journal(lab: Lab, node: str) -> str:
+    guest = lab.guest(node)
+    if why_not := guest.answers():
+        return f"not to be had, the guest agent does not answer: {why_not}\n"
+    script = "journalctl --no-pager --lines 2000 2>/dev/null || tail -n 500 /var/log/*.log"
+    return guest.run(["/bin/sh", "-c", script], within_s=60.0).stdout.decode(errors="replace")
