@@ -52,7 +52,7 @@ def _nic(path: KeyPath, member: Member, cluster: Cluster, topology: Topology) ->
     if nic is None:
         says = f"{member.nic} is not a NIC of {member.node}; there is {', '.join(node.nics) or 'none'}"
         yield Finding(path, says, needs=(("nodes", member.node, "nics", member.nic),))
-    elif nic.network != cluster.network:
+    elif nic.network != cluster.network and {nic.network, cluster.network} <= set(topology.networks):
         yield Finding(
             path,
             f"{member.nic} of {member.node} is on the network {nic.network}; expected the cluster's, {cluster.network}",

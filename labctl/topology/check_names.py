@@ -62,8 +62,10 @@ def check_domain(topology: Topology) -> Iterator[Finding]:
         yield Finding(path, f"{domain} {_NOT_DNS}")
     elif len(domain) > longest:
         yield Finding(path, f"{domain} has {len(domain)} characters; expected {longest} at most")
+    elif domain in RESERVED and "." not in domain:
+        yield Finding(path, f"{domain} is a top-level domain; expected one under it, like {topology.lab}.{domain}")
     elif not any(domain.endswith(f".{name}") or (domain == name and "." in name) for name in RESERVED):
-        like = domain.split(".")[0] if "." in domain else topology.lab
+        like = domain.split(".")[0]
         reserved = f"{', '.join(RESERVED[:-1])} or {RESERVED[-1]}"
         says = f"{domain} could be someone's real domain; expected one like {like}.test, under {reserved}"
         yield Finding(path, says)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from labctl.topology.finding import Finding, KeyPath, dotted
-from labctl.topology.mac import cluster_mac, nic_macs
+from labctl.topology.mac import HASHED, cluster_mac, nic_macs
 from labctl.topology.model import AddressRange, Topology
 
 __all__ = ["check_addresses", "check_macs", "check_network_names", "check_subnets"]
@@ -99,7 +99,7 @@ def _taken(claim: _Claim, earlier: list[_Claim]) -> Iterator[Finding]:
         last = min(claim.addresses.last, other.addresses.last)
         if first <= last:
             shared = AddressRange(first, last)
-            yield Finding(claim.path, f"{claim.addresses} {_clash(shared, claim, other)} {dotted(other.path)}")
+            yield Finding(claim.path, f"{claim.addresses} {_clash(shared, claim, other)}", other=other.path)
             return
 
 
@@ -138,17 +138,19 @@ def check_network_names(topology: Topology) -> Iterator[Finding]:
 
 def check_macs(topology: Topology) -> Iterator[Finding]:
     """MACs, given and derived: no two NICs have the same, and none has a cluster's."""
-    owners = {
-        cluster_mac(cluster.mode, cluster.address): f"the MAC of the whole cluster {name}"
+    owners: dict[str, tuple[KeyPath, bool]] = {
+        cluster_mac(cluster.mode, cluster.address): (("clusters", name), True)
         for name, cluster in topology.clusters.items()
     }
     for (node, name), mac in nic_macs(topology).items():
-        path = ("nodes", node, "nics", name)
-        given = topology.nodes[node].nics[name].mac is not None
-        if mac in owners:
-            subject = f"{mac} is" if given else f"gets the MAC {mac}, which is"
-            advice = "; give one of them another `mac`" if not given else ""
-            yield Finding(
-                (*path, "mac") if given else path, f"{subject} {owners[mac]} already{advice}", at_key=not given
-            )
-        owners.setdefault(mac, f"that of {dotted(path)}")
+        path, given = ("nodes", node, "nics", name), topology.nodes[node].nics[name].mac is not None
+        owner, owner_given = owners.setdefault(mac, (path, given))
+        # Two members with the same derived MAC have the same priority, which is a problem of its own.
+        if owner != path and (given or owner_given or mac.startswith(HASHED)):
+            yield _same_mac(path, mac, owner, given=given)
+
+
+def _same_mac(path: KeyPath, mac: str, owner: KeyPath, *, given: bool) -> Finding:
+    if given:
+        return Finding((*path, "mac"), f"{mac} is the MAC of", other=owner)
+    return Finding(path, f"needs a `mac` of its own; derived, it is {mac}, the MAC of", at_key=True, other=owner)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from labctl.topology.finding import Finding, KeyPath, dotted
+from labctl.topology.finding import Finding, KeyPath
 from labctl.topology.model import PortRange, Rule, Topology
 from labctl.topology.spec import Filtering, RuleProtocol
 
@@ -87,6 +87,5 @@ def _overlap(
         same_cluster = path[:2] == at[:2]
         same_protocol = RuleProtocol.BOTH in {protocol, their_protocol} or protocol is their_protocol
         if same_cluster and same_protocol and ports.first <= theirs.last and theirs.first <= ports.last:
-            rule = dotted(path[:4])
-            yield Finding(at, f"{ports} overlaps {theirs} of {rule} (protocols {protocol} and {their_protocol})")
+            yield Finding(at, f"{ports} ({protocol}) overlaps {theirs} ({their_protocol}) of", other=path[:4])
             return

@@ -13,11 +13,17 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from labctl.errors import InputError, Problem
 from labctl.topology.finding import Finding, KeyPath, dotted
 
-__all__ = ["Document", "Plain", "Position", "read_document"]
+__all__ = ["Document", "Plain", "Position", "read_document", "within"]
 
 Plain: TypeAlias = "dict[str, Plain] | list[Plain] | str | int | bool | None"
 
 _YAML = "tag:yaml.org,2002:"
+
+_ADVICE = {
+    "mapping values are not allowed here": "two `: ` in one line, or a line that is indented too far",
+    "found character '\\t' that cannot start any token": "indent with spaces, not tabs",
+}
+"""What YAML's own words for the commonest mistakes mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +58,11 @@ class Document:
 
     def locate(self, finding: Finding) -> Problem:
         """The finding with its place: that of the value or key, else of the nearest thing around it."""
-        path, table = finding.path, self.keys if finding.at_key else self.values
-        while path and path not in table:
-            path, table = path[:-1], self.keys
-        where = table.get(path, Position(1, 1))
+        path = finding.path
+        where = None if finding.at_key else self.values.get(path)
+        while where is None:
+            where = self.keys.get(path) or self.values.get(path)
+            path = path[:-1]
         return Problem(self.file, where.line, where.column, str(finding))
 
 
@@ -77,12 +84,27 @@ def read_document(text: str, file: str) -> Document:
     return reading.document(data)
 
 
+def within(data: Plain, path: KeyPath) -> KeyPath:
+    """As much of `path` as there is in `data`: a single port is validated as a list of one."""
+    value = data
+    for depth, part in enumerate(path):
+        if isinstance(value, dict) and part in value:
+            value = value[str(part)]
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+        else:
+            return path[:depth] or path
+    return path
+
+
 def _syntax_problem(error: YAMLError, text: str, file: str) -> Problem:
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
         said = ": ".join(part for part in (error.context, error.problem) if part)
         opened = error.context_mark
         since = f" (begun in line {opened.line + 1})" if opened and opened.line != error.problem_mark.line else ""
-        return Problem(file, error.problem_mark.line + 1, error.problem_mark.column + 1, f"not YAML: {said}{since}")
+        advice = f"; {_ADVICE[error.problem]}" if error.problem in _ADVICE else ""
+        where = Position(error.problem_mark.line + 1, error.problem_mark.column + 1)
+        return Problem(file, where.line, where.column, f"not YAML: {said}{since}{advice}")
     # A reader error (a control character) knows only its offset.
     before = text[: getattr(error, "position", 0)]
     line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
@@ -107,7 +129,8 @@ class _Reading:
 
     def value(self, node: Node, path: KeyPath, inside: frozenset[int]) -> Plain:
         """The node as plain data; `inside` holds the ids of the nodes around it, one of which an alias may name."""
-        self.values[path] = _position(node)
+        if not (path and _is_blank(node)):
+            self.values[path] = _position(node)
         if id(node) in inside:
             self._reject(node, path, "is an alias of something that it is inside of")
         elif not str(node.tag).startswith(_YAML):
@@ -144,6 +167,11 @@ class _Reading:
         where = _position(node)
         self.problems.append(Problem(self.file, where.line, where.column, f"{dotted(path)} {says}"))
         self.unsure.add(path)
+
+
+def _is_blank(node: Node) -> bool:
+    """Whether nothing is written there; YAML places that at whatever comes next."""
+    return isinstance(node, ScalarNode) and node.value == "" and str(node.tag) == f"{_YAML}null"
 
 
 def _position(node: Node) -> Position:

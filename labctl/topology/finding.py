@@ -20,15 +20,17 @@ class Finding:
         needs: paths whose absence would explain the finding. It is dropped when something at one of them could not
             be read, so that one typing error isn't reported as ten missing nodes.
         at_key: it is the key that is wrong, not its value.
+        other: the path of what it clashes with, which ends the sentence.
     """
 
     path: KeyPath
     says: str
     needs: tuple[KeyPath, ...] = ()
     at_key: bool = False
+    other: KeyPath = ()
 
     def __str__(self) -> str:
-        return f"{dotted(self.path)} {self.says}"
+        return f"{dotted(self.path)} {self.says}" + (f" {dotted(self.other)}" if self.other else "")
 
 
 def dotted(path: KeyPath) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from labctl.errors import InputError, Problem
 from labctl.store import shipped
 from labctl.topology.catalogue import Catalogue, load_catalogue
 from labctl.topology.check import check
-from labctl.topology.document import Document, read_document
-from labctl.topology.finding import Finding, KeyPath, overlaps
+from labctl.topology.document import Document, Plain, read_document, within
+from labctl.topology.finding import Finding, overlaps
 from labctl.topology.model import Topology
 from labctl.topology.structure import Structure, read_structure
 
@@ -61,12 +62,12 @@ def _problems(document: Document, structure: Structure, catalogue: Catalogue) ->
     unsure = document.unsure | structure.left_out
     for finding in check(structure.topology, catalogue):
         if not any(overlaps(need, path) for need in finding.needs for path in unsure):
-            yield document.locate(_in_file(finding, structure))
+            yield document.locate(_in_file(finding, structure, document.data))
 
 
-def _in_file(finding: Finding, structure: Structure) -> Finding:
-    path: KeyPath = structure.original(finding.path)
-    return Finding(path, finding.says, finding.needs, finding.at_key)
+def _in_file(finding: Finding, structure: Structure, data: Plain) -> Finding:
+    path, other = structure.original(finding.path), structure.original(finding.other)
+    return replace(finding, path=within(data, path), other=within(data, other))
 
 
 def shipped_topologies() -> dict[str, Path]:

@@ -11,14 +11,18 @@ from ipaddress import IPv4Address
 from labctl.topology.model import Topology
 from labctl.topology.spec import ClusterMode
 
-__all__ = ["cluster_mac", "nic_macs"]
+__all__ = ["HASHED", "cluster_mac", "nic_macs"]
+
+
+HASHED = "52:54:00:"
+"""QEMU's own prefix; a hash of the NIC's name follows."""
 
 
 def nic_macs(topology: Topology) -> dict[tuple[str, str], str]:
     """The MAC of every NIC, by (node, NIC).
 
     A member of a unicast cluster has NLB's masked source MAC, 02:<priority>:<virtual address>, on its cluster NIC;
-    others have 52:54:00, QEMU's prefix, and a hash of their names.
+    others have `HASHED` and three bytes of a hash of their names.
     """
     members = _unicast_members(topology)
     return {
@@ -50,7 +54,7 @@ def _unicast_members(topology: Topology) -> dict[tuple[str, str], str]:
 
 
 def _hashed(node: str, nic: str) -> str:
-    return _colons(bytes([0x52, 0x54, 0x00]) + hashlib.sha256(f"{node}/{nic}".encode()).digest()[:3])
+    return HASHED + _colons(hashlib.sha256(f"{node}/{nic}".encode()).digest()[:3])
 
 
 def _colons(octets: bytes) -> str:

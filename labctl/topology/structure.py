@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from labctl.topology.document import Plain
+from labctl.topology.document import Plain, within
 from labctl.topology.finding import Finding, KeyPath
 from labctl.topology.model import Topology
 
@@ -76,7 +76,7 @@ def _to_leave_out(detail: ErrorDetails, data: Plain, left_out: frozenset[KeyPath
     path = _original(detail["loc"], left_out)
     if detail["type"] == "missing" and len(path) > 1:
         return path[:-1]
-    return _within(data, path)
+    return within(data, path)
 
 
 def _without(value: Plain, left_out: frozenset[KeyPath], path: KeyPath) -> Plain:
@@ -98,17 +98,6 @@ def _original(path: Iterable[str | int], left_out: frozenset[KeyPath]) -> KeyPat
     return found
 
 
-def _within(data: Plain, path: KeyPath) -> KeyPath:
-    """As much of `path` as there is in `data`: a single port is validated as a list of one."""
-    value: Any = data
-    for depth, part in enumerate(path):
-        try:
-            value = value[part]
-        except (KeyError, IndexError, TypeError):
-            return path[:depth] or path
-    return path
-
-
 # -- findings ------------------------------------------------------------------------------------------------------
 
 
@@ -127,7 +116,7 @@ def _finding(detail: ErrorDetails, data: Plain) -> Finding:
             return Finding(path, f"is missing: {_description(path)}")
         case "extra_forbidden":
             return Finding(path, f"is an unknown key; {_known_keys(path, data)}", at_key=True)
-    return Finding(_within(data, path), _says(detail))
+    return Finding(within(data, path), _says(detail))
 
 
 def _says(detail: ErrorDetails) -> str:
@@ -139,6 +128,8 @@ def _says(detail: ErrorDetails) -> str:
             return f"{shown} is too small; expected {bounds['ge']} or more"
         case "less_than_equal":
             return f"{shown} is too large; expected {bounds['le']} or less"
+        case "int_type" if shown.isdecimal():
+            return f'"{shown}" is a string; expected a number: {shown}'
         case "string_type" if isinstance(detail["input"], int) and not isinstance(detail["input"], bool):
             return f'{shown} is a number; expected a string: "{shown}"'
         case kind if kind in _EXPECTED:
@@ -164,6 +155,8 @@ def _shown(value: object) -> str:
 
 def _known_keys(path: KeyPath, data: Plain) -> str:
     meant = _meant(path, data)
+    if path[-1] == "<<":
+        return "YAML 1.2 has no merge keys; expected the keys themselves"
     if meant:
         return f"did you mean {meant[-1]}?"
     return f"expected one of {', '.join(_model_at(path[:-1]).model_fields)}"
