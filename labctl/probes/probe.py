@@ -30,18 +30,29 @@ _COMMAND_WITHIN_S = 30.0  # the longest that a small command takes in an emulate
 # $1: where. Also removes what probers left whose harness died; a folder without its pid file is just being set up.
 _PREPARE = """
 for old in "$1"/labctl-probe.*; do
-  [ -s "$old/pid" ] && ! grep -qsF "$old" "/proc/$(cat "$old/pid")/cmdline" && rm -rf "$old"
+  [ -s "$old/pid" ] && ! [ "/proc/$(cat "$old/pid")/cwd" -ef "$old" ] && rm -rf "$old"
 done
 exec mktemp -d "$1/labctl-probe.XXXXXX"
 """
 # $1: folder. Both setsid and nohup exec, so the background process is the prober itself.
 _START = """
+cd "$1" || exit
 nohup setsid python3 -I -S -B "$1/prober.py" "$1/plan.json" "$1/samples.jsonl" </dev/null >"$1/stderr" 2>&1 &
 echo $! >"$1/pid"
 """
-# $1: folder, $2: signal. Exit code 1 when there is no such process; its command line tells it from a later namesake.
+# $1: folder, $2: signal. Exit code 1 when there is no such process. Its working directory tells it from a later process
+# of that number; its command line would not do, which is empty for a moment in each exec.
 _SIGNAL = """
-pid=$(cat "$1/pid" 2>/dev/null) && grep -qsF "$1/prober.py" "/proc/$pid/cmdline" && kill -"$2" "$pid"
+pid=$(cat "$1/pid" 2>/dev/null) && [ "/proc/$pid/cwd" -ef "$1" ] && kill -"$2" "$pid"
+"""
+# $1: folder. Returns when the process has ended and nothing of it is left.
+_REMOVE = """
+pid=$(cat "$1/pid" 2>/dev/null)
+while [ -n "$pid" ] && [ "/proc/$pid/cwd" -ef "$1" ]; do
+  kill -KILL "$pid"
+  sleep 0.05
+done
+exec rm -rf -- "$1"
 """
 
 
@@ -264,8 +275,7 @@ class RunningProbe:
 
     def _remove(self) -> None:
         if self._folder:
-            self._sh(_SIGNAL, "KILL")
-            self._run(["rm", "-rf", "--", self._folder])
+            self._run(["sh", "-c", _REMOVE, "sh", self._folder])
         self._folder = ""
 
     def _leave(self, error: BaseException | None) -> None:

@@ -235,9 +235,6 @@ def outcome_of(error: AnswerError | OSError) -> tuple[str, str]:
     return OUTCOMES.get(error.errno or 0, "error"), error.strerror or str(error)
 
 
-# -- the loop --------------------------------------------------------------------------------------------------------
-
-
 class Prober:
     """Runs one plan to its end."""
 
@@ -248,12 +245,13 @@ class Prober:
         self.tls = tls_context(plan) if plan.kind == "https" else None
         self.under_way: dict[int, Attempt] = {}  # by k, so by deadline too: all have the same timeout
         self.next_k = self.finished = self.late = 0
-        self.begin = self.next_clock = 0.0
+        self.begin = self.next_clock = self.limit = 0.0
         self.stopping = ""
 
     def run(self) -> None:
         """Ask until told to stop or the limit, then write down the rest."""
         self.begin = self.next_clock = time.monotonic()
+        self.limit = self.begin + self.plan.limit_s
         self.write(line="start", pid=os.getpid(), at=self.begin)
         while not (self.stopping and not self.under_way):
             self.turn(time.monotonic())
@@ -270,12 +268,13 @@ class Prober:
         if now >= self.next_clock:
             self.write_clock()
             self.next_clock = max(self.next_clock + self.plan.clock_s, now)
-        if now >= self.begin + self.plan.limit_s:
-            self.stop("limit")
         for _ in range(MAX_STARTS_PER_TURN):
-            if self.stopping or self.due(self.next_k) > time.monotonic():
+            due = self.due(self.next_k)
+            if self.stopping or due > time.monotonic() or due >= self.limit:
                 break
             self.start()
+        if now >= self.limit <= self.due(self.next_k):  # what was due before is asked, however late
+            self.stop("limit")
         for key, _ in self.selector.select(self.idle_s()):
             self.step(key.data)
         self.expire(time.monotonic())
@@ -288,8 +287,7 @@ class Prober:
         """Seconds until something has to be done without an answer."""
         if self.stopping and not self.under_way:
             return 0.0
-        next_due = min(self.due(self.next_k), self.begin + self.plan.limit_s)
-        moments = [self.next_clock] if self.stopping else [self.next_clock, next_due]
+        moments = [self.next_clock] if self.stopping else [self.next_clock, self.due(self.next_k), self.limit]
         oldest = next(iter(self.under_way.values()), None)
         moments += [oldest.deadline] if oldest else []
         return max(0.0, min(moments) - time.monotonic())

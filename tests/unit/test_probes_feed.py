@@ -64,7 +64,7 @@ def test_the_rest_comes_at_the_end() -> None:
 def test_lines_may_arrive_in_any_pieces() -> None:
     data = clock(1) + request(0, 1.1) + request(1, 1.2) + clock(2)
     one = feed()
-    events = [e for i in range(len(data)) for e in one.take(data[i : i + 1], reading(1.5))] + one.last(200.0)
+    events = [e for i in range(0, len(data), 7) for e in one.take(data[i : i + 7], reading(1.5))] + one.last(200.0)
     assert [e.number for e in events if isinstance(e, Sample)] == [0, 1]
     assert not [e for e in events if isinstance(e, Note)]
 

@@ -26,7 +26,8 @@ from labctl.probes import prober
 CERTIFICATE = Path(__file__).with_name("test_probes_tls.pem")  # key and self-signed certificate of mail.test, to 2119
 INTERVAL_S = 0.02
 LIMIT_S = 0.3
-TIMEOUT_S = 0.15
+TIMEOUT_S = 2.0  # where an answer is to come, however busy the machine is
+SHORT_S = 0.15  # where none is to come
 SOURCES = ["127.0.0.11", "127.0.0.12", "127.0.0.13"]
 
 Answer = Callable[[socket.socket], None]
@@ -172,6 +173,9 @@ def runs(servers: Callable[[Answer], int], tmp_path_factory: pytest.TempPathFact
         time.sleep(0.001)
     plans: dict[str, tuple[int, dict[str, Any]]] = {
         "good": (welcome, {"body": "welc.me", "sources": SOURCES}),
+        "another at once": (welcome, {"body": "welc.me", "sources": SOURCES}),
+        "clocks": (welcome, {"clock_s": 0.05, "interval_s": 1, "limit_s": 0.26}),
+        "endless": (servers(http(b"x" * (2 << 20))), {"interval_s": 1}),
         "stdin": (welcome, {"stdin": True}),
         "member in the body": (servers(echo), {"member": "member=([0-9.]+)", "sources": SOURCES}),
         "tcp": (welcome, {"kind": "tcp"}),
@@ -181,8 +185,8 @@ def runs(servers: Callable[[Answer], int], tmp_path_factory: pytest.TempPathFact
         "untrusted": (secure, {**mail, "ca_file": ""}),
         "other name": (secure, {**mail, "host": "cas.test"}),
         "no tls": (welcome, mail),
-        "tls hangs": (hanging, mail),
-        "hangs": (hanging, {}),
+        "tls hangs": (hanging, {**mail, "timeout_s": SHORT_S}),
+        "hangs": (hanging, {"timeout_s": SHORT_S}),
         "refuses": (free_port(), {}),
         "resets": (servers(reset), {}),
         "closes": (servers(close), {}),
@@ -199,6 +203,8 @@ def runs(servers: Callable[[Answer], int], tmp_path_factory: pytest.TempPathFact
     ("name", "outcome", "detail"),
     [
         ("good", "ok", "200"),
+        ("another at once", "ok", "200"),
+        ("endless", "wrong", "more than 1048576 bytes"),
         ("stdin", "ok", "200"),
         ("member in the body", "ok", "200"),
         ("tcp", "ok", ""),
@@ -226,7 +232,7 @@ def test_each_outcome_is_told_apart_and_explained(runs: dict[str, Run], name: st
     assert run.code == 0
 
 
-@pytest.mark.parametrize("name", ["good", "hangs", "refuses", "resets", "tls hangs"])
+@pytest.mark.parametrize("name", ["good", "another at once", "hangs", "refuses", "resets", "tls hangs"])
 def test_the_rate_is_kept_whatever_the_server_does(runs: dict[str, Run], name: str) -> None:
     requests = runs[name].of("request")
     assert sorted(r["k"] for r in requests) == list(range(15))
@@ -238,8 +244,8 @@ def test_the_rate_is_kept_whatever_the_server_does(runs: dict[str, Run], name: s
 
 def test_a_request_ends_when_its_timeout_is_over(runs: dict[str, Run]) -> None:
     took = [r["ended"] - r["started"] for r in runs["hangs"].of("request")]
-    assert min(took) >= TIMEOUT_S
-    assert sorted(took)[len(took) // 2] < TIMEOUT_S + 0.1
+    assert min(took) >= SHORT_S
+    assert sorted(took)[len(took) // 2] < SHORT_S + 0.1
 
 
 @pytest.mark.parametrize("name", ["good", "member in the body", "udp"])
@@ -276,9 +282,10 @@ def test_the_clocks_are_written_at_the_start_and_at_the_end(runs: dict[str, Run]
     assert all(0 <= c["jitter"] < 0.01 for c in run.of("clock"))
 
 
-def test_the_clocks_are_written_at_their_interval(servers: Callable[[Answer], int], tmp_path: Path) -> None:
-    run = Started(tmp_path, "clocks", servers(close), clock_s=0.05, interval_s=1, limit_s=0.26).end()
-    assert 6 <= len(run.of("clock")) <= 8
+def test_the_clocks_are_written_at_their_interval(runs: dict[str, Run]) -> None:
+    *clocks, _at_the_end = [c["mono"] for c in runs["clocks"].of("clock")]
+    assert len(clocks) >= 3
+    assert all(at_s >= clocks[0] + number * 0.05 - 0.01 for number, at_s in enumerate(clocks))
 
 
 def test_sigterm_lets_what_is_under_way_end(servers: Callable[[Answer], int], tmp_path: Path) -> None:
@@ -294,24 +301,17 @@ def test_sigterm_lets_what_is_under_way_end(servers: Callable[[Answer], int], tm
 def test_a_sampler_that_was_stopped_says_which_requests_were_late(
     servers: Callable[[Answer], int], tmp_path: Path
 ) -> None:
-    running = Started(tmp_path, "late", servers(http(b"welcome")), late_s=0.05, limit_s=0.6)
+    running = Started(tmp_path, "late", servers(http(b"welcome")), late_s=0.05, limit_s=0.3)
     running.wait_for("request")
     running.process.send_signal(signal.SIGSTOP)
-    time.sleep(0.2)  # the stall itself
+    time.sleep(0.15)  # the stall itself
     running.process.send_signal(signal.SIGCONT)
     run = running.end()
-    late = run.of("late")
-    assert 5 <= len(late) <= 15
-    assert all(line["started"] - line["due"] > 0.05 for line in late)
-    assert sorted(r["k"] for r in run.of("request")) == list(range(30))
+    late = {line["k"] for line in run.of("late")}
+    assert late == {r["k"] for r in run.of("request") if r["started"] - r["due"] > 0.05}
+    assert len(late) >= 4
+    assert sorted(r["k"] for r in run.of("request")) == list(range(15))
     assert run.lines[-1]["late"] == len(late)
-
-
-def test_two_at_once_keep_apart(servers: Callable[[Answer], int], tmp_path: Path) -> None:
-    port = servers(http(b"welcome"))
-    running = [Started(tmp_path, name, port, sources=SOURCES, limit_s=0.2) for name in ("one", "two")]
-    for run in [one.end() for one in running]:
-        assert run.outcomes == {"ok": 10}
 
 
 @pytest.mark.parametrize(
@@ -326,12 +326,6 @@ def test_two_at_once_keep_apart(servers: Callable[[Answer], int], tmp_path: Path
 )
 def test_the_systems_errors_have_their_outcome(code: int, outcome: str) -> None:
     assert prober.outcome_of(OSError(code, "said so")) == (outcome, "said so")
-
-
-def test_an_endless_answer_is_wrong(servers: Callable[[Answer], int], tmp_path: Path) -> None:
-    run = Started(tmp_path, "endless", servers(http(b"x" * (2 << 20))), interval_s=0.3, limit_s=0.1, timeout_s=2).end()
-    assert run.outcomes == {"wrong": 1}
-    assert "more than 1048576 bytes" in run.details
 
 
 def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
