@@ -24,6 +24,7 @@ __all__ = ["Completed", "Guest"]
 READ_CHUNK_BYTES = 1 << 20  # base64 of it and the JSON around it stay well below the 4 MiB of libvirt's strings
 WRITE_CHUNK_BYTES = 128 << 10  # more than about 200 KiB in one command never arrive whole at an emulated guest's agent
 ANSWER_WITHIN_S = 30.0  # of one agent command; an emulated guest on a busy host is slow, not dead
+FORGET_WITHIN_S = 5.0  # of removing what a command leaves; a guest that is stuck should not be waited for twice
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # $1: where output goes, $2: seconds until it is killed, then the command. timeout(1) ends the whole process group.
@@ -155,6 +156,7 @@ class Guest:
         on_output: Callable[[bytes, bytes], None] | None,
     ) -> Completed:
         wrapper = _WRAPPER if has_stdin else _WRAPPER_NO_STDIN
+        began_s = self._clock.now_s()  # before the guest begins to count, so that its deadline is never the earlier one
         started = self._start(["/bin/sh", "-c", wrapper, "labctl", slot, f"{within_s:.3f}", *argv], environment)
         # The guest kills it at the deadline; the grace is for the kill to be seen through a slow agent.
         deadline = Deadline.within(within_s + 10.0, self._clock)
@@ -173,13 +175,15 @@ class Guest:
             self._clock.sleep(pause_s)
             pause_s = min(pause_s * 1.5, 0.25)
         code = status.get("exitcode", 0) if "signal" not in status else 128 + status["signal"]
-        if code == 137 and deadline.left_s <= 10.0:
+        if code == 137 and self._clock.now_s() - began_s >= within_s:
             raise DeadlineExceeded(f"{self.name}: {' '.join(argv)}: still running after {within_s:g} s, killed")
         if tails:
             return Completed(code, b"", b"")
         return Completed(code, self.read_file(f"{slot}.out"), self.read_file(f"{slot}.err"))
 
-    def _start(self, argv: Sequence[str], environment: Mapping[str, str] | None) -> int:
+    def _start(
+        self, argv: Sequence[str], environment: Mapping[str, str] | None, *, within_s: float = ANSWER_WITHIN_S
+    ) -> int:
         variables = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", **(environment or {})}
         answer = self.command(
             "guest-exec",
@@ -189,15 +193,23 @@ class Guest:
                 "env": [f"{k}={v}" for k, v in variables.items()],
                 "capture-output": False,
             },
+            within_s=within_s,
         )
         return int(answer["pid"])
 
     def _forget(self, files: Sequence[str]) -> None:
-        """Remove a command's files; nobody waits for it."""
+        """Remove a command's files."""
         try:
-            self._start(["/bin/rm", "-f", *files], None)
+            removal = self._start(["/bin/rm", "-f", *files], None, within_s=FORGET_WITHIN_S)
         except AgentGone:
             return  # the guest is gone and, `/run` being memory, its files with it
+        # The agent keeps a process by its pid until it is asked how that ended, and a pid comes again some day: what is
+        # never asked about would then be taken for the end of another command that has only just begun.
+        deadline = Deadline.within(FORGET_WITHIN_S, self._clock)
+        pause_s = 0.005
+        while not (self.command("guest-exec-status", {"pid": removal})["exited"] or deadline.expired):
+            self._clock.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, 0.25)
 
     def succeed(self, argv: Sequence[str], *, stdin: bytes | None = None, within_s: float = 60.0) -> str:
         """Run a command that must end with 0, and return its standard output as text, stripped.
