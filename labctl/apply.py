@@ -207,6 +207,10 @@ class Builder:
         shop.hypervisor.start_domain(self._domain(action.node))
         self._settle(action.node)
 
+    def _restart_node(self, action: Action) -> None:
+        self._shop.hypervisor.power_off(self._domain(action.node))  # crashed is still on, for libvirt
+        self._start_node(action)
+
     def _resume_node(self, action: Action) -> None:
         shop = self._shop
         shop.hypervisor.resume(self._domain(action.node))
@@ -300,6 +304,7 @@ class Builder:
         Verb.REMOVE_NETWORK: _remove_network,
         Verb.CREATE_NODE: _create_node,
         Verb.START_NODE: _start_node,
+        Verb.RESTART_NODE: _restart_node,
         Verb.RESUME_NODE: _resume_node,
         Verb.CONNECT_NIC: _connect_nic,
         Verb.SPECIALISE: _specialise,

@@ -22,6 +22,7 @@ class Verb(StrEnum):
     REMOVE_NETWORK = "remove network"
     CREATE_NODE = "create node"
     START_NODE = "start node"
+    RESTART_NODE = "restart node"
     RESUME_NODE = "resume node"
     CONNECT_NIC = "connect NIC"
     SPECIALISE = "specialise"
@@ -101,6 +102,7 @@ def plan_up(
     stale = {n.name for n in lab.networks if _stale_network(there, n.name, networks[n.name])}
     removals = [*_remove_strays(lab, there), *_remove_stale_nodes(lab, there, nodes, stale)]
     gone = {a.node for a in removals if a.verb is Verb.REMOVE_NODE}
+    active = {n.name for n in lab.networks if (network := there.network(n.name)) and network.active}
     return Plan(
         (
             *(Action(Verb.BUILD_IMAGE, image, "no parent disk of this recipe yet") for image in missing_images),
@@ -109,7 +111,7 @@ def plan_up(
             *(
                 a
                 for n in lab.nodes
-                for a in _node(lab, n, None if n.name in gone else there.domain(n.name), nodes[n.name])
+                for a in _node(lab, n, None if n.name in gone else there.domain(n.name), nodes[n.name], active)
             ),
         )
     )
@@ -174,7 +176,9 @@ def _network(there: Inventory, name: str, *, stale: bool) -> Iterator[Action]:
         yield Action(Verb.START_NETWORK, name, "it is stopped")
 
 
-def _node(lab: LabSpec, node: NodeSpec, domain: DomainInfo | None, digests: Digests) -> Iterator[Action]:
+def _node(
+    lab: LabSpec, node: NodeSpec, domain: DomainInfo | None, digests: Digests, active_networks: set[str]
+) -> Iterator[Action]:
     name = node.name
     mark = domain.mark if domain else None
     stage = mark.stage if mark else Stage.DEFINED
@@ -182,10 +186,15 @@ def _node(lab: LabSpec, node: NodeSpec, domain: DomainInfo | None, digests: Dige
     if not domain:
         yield Action(Verb.CREATE_NODE, name, f"linked clone of {node.image}", name)
     yield from (_connect(lab, node, nic) for nic in (domain.nics if domain else ()) if not nic.link_up)
-    if state is DomainState.PAUSED:
+    if state is DomainState.SHUT_OFF:
+        yield Action(Verb.START_NODE, name, "it is shut off" if domain else "new", name)
+    elif state is DomainState.CRASHED:
+        yield Action(Verb.RESTART_NODE, name, "it is crashed", name)
+    elif not active_networks.issuperset(nic.network for nic in node.nics):
+        # Its NICs lost their bridge for good: libvirt plugs them into a network only as the domain starts.
+        yield Action(Verb.RESTART_NODE, name, "its network had gone", name)
+    elif state is DomainState.PAUSED:
         yield Action(Verb.RESUME_NODE, name, "it is paused", name)
-    elif state is not DomainState.RUNNING:
-        yield Action(Verb.START_NODE, name, "new" if not domain else f"it is {state}", name)
     if stage is Stage.DEFINED or (mark and mark.identity != digests.identity):
         yield Action(
             Verb.SPECIALISE, name, "new" if stage is Stage.DEFINED else "names or addresses have changed", name

@@ -283,6 +283,11 @@ class FakeHypervisor:
         path = f"{self._directory}/{info.name}"
         return _Volume(replace(info, path=path, allocation_bytes=0 if raw else _QCOW2_BYTES), raw)
 
+    def crash(self, name: str) -> None:
+        """Let a guest's kernel panic: the domain stays on, as `on_crash` wants, and does nothing any more."""
+        with self._lock:
+            self._running(name).turn(DomainState.CRASHED)
+
     def add_file(self, name: str, data: bytes) -> None:
         """Let a file appear in the pool's directory behind the hypervisor's back, as a console's log does."""
         with self._lock:

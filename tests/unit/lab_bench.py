@@ -1,0 +1,159 @@
+"""A lab on the fake hypervisor: specs without YAML, parent disks that need no build, and a scripted guest per node."""
+
+from __future__ import annotations
+
+import io
+import threading
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Interface, IPv4Network
+
+from scripted_guest import ScriptedGuest
+
+from labctl.hypervisor.fake import FakeHypervisor
+from labctl.images import MANIFEST_ROOM_BYTES, Manifest, Recipe, load_recipe
+from labctl.inventory import DomainInfo, DomainState, Inventory, Mark, NetworkInfo, NicInfo, Stage, VolumeInfo
+from labctl.lab import Lab
+from labctl.plan import Action, Digests
+from labctl.record import Record
+from labctl.render.names import domain_name, network_name, overlay_name
+from labctl.render.xml import base_xml
+from labctl.topology.spec import (
+    Accelerator,
+    Affinity,
+    ClusterMode,
+    ClusterSpec,
+    Filtering,
+    Heartbeat,
+    LabSpec,
+    MemberSpec,
+    NetworkSpec,
+    NicSpec,
+    NodeSpec,
+    PortRule,
+    RuleProtocol,
+)
+
+HTTPS = PortRule(443, 443, RuleProtocol.TCP, Filtering.MULTIPLE)
+
+
+def node_spec(name: str, number: int, *, roles: tuple[str, ...] = (), image: str = "micro") -> NodeSpec:
+    """A node with one NIC, `eth0`, on the network `lan`."""
+    nic = NicSpec("eth0", "lan", f"52:54:00:00:00:{number:02x}", IPv4Interface(f"10.9.0.{number}/24"))
+    return NodeSpec(name, f"{name}.lab.test", image, roles, 256, 1, (nic,))
+
+
+def cluster_spec(
+    *nodes: str, mode: ClusterMode = ClusterMode.UNICAST, rules: tuple[PortRule, ...] = (HTTPS,)
+) -> ClusterSpec:
+    """A cluster `web` of those nodes, with the host IDs 1, 2, …"""
+    members = tuple(MemberSpec(node, number, "eth0") for number, node in enumerate(nodes, 1))
+    address = IPv4Interface("10.9.0.200/24")
+    return ClusterSpec("web", "lan", address, "web.lab.test", mode, Heartbeat(500, 5), members, rules)
+
+
+def lab_spec(*nodes: NodeSpec, clusters: tuple[ClusterSpec, ...] = (), name: str = "lab") -> LabSpec:
+    """A lab of those nodes on one network."""
+    networks = (NetworkSpec("lan", IPv4Network("10.9.0.0/24")),)
+    return LabSpec(name, "lab.test", "UTC", Accelerator.TCG, networks, nodes, clusters)
+
+
+# -- what is there, without a hypervisor -------------------------------------------------------------------------------
+
+MADE = Digests(machine="machine", identity="identity", cluster="cluster")
+
+
+def digests(lab: LabSpec) -> dict[str, Digests]:
+    """Of every node, the same; no cluster digest for nodes in no cluster."""
+    return {n.name: MADE if lab.clusters_of(n.name) else replace(MADE, cluster="") for n in lab.nodes}
+
+
+def all_up(lab: LabSpec) -> Inventory:
+    """What libvirt holds when nothing is left to do."""
+    return Inventory(
+        tuple(_domain(lab, node) for node in lab.nodes),
+        tuple(
+            NetworkInfo(network_name(lab.name, n.name), "", True, "br", Mark(lab.name, n.name, "network"))
+            for n in lab.networks
+        ),
+        tuple(VolumeInfo(overlay_name(lab.name, n.name), "", 1, 1) for n in lab.nodes),
+    )
+
+
+def _domain(lab: LabSpec, node: NodeSpec) -> DomainInfo:
+    made = digests(lab)[node.name]
+    mark = Mark(lab.name, node.name, made.machine, Stage.READY, made.identity, made.cluster)
+    nics = tuple(NicInfo(n.mac, network_name(lab.name, n.network), "vnet0", True) for n in node.nics)
+    return DomainInfo(domain_name(lab.name, node.name), "", DomainState.RUNNING, mark, nics)
+
+
+# -- a lab on the fake -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Heard:
+    """Progress that is kept, as "started create node m1"."""
+
+    lines: list[str] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def started(self, action: Action) -> None:
+        self.note(f"started {action.verb} {action.target}")
+
+    def done(self, action: Action) -> None:
+        self.note(f"done {action.verb} {action.target}")
+
+    def note(self, text: str) -> None:
+        with self._lock:
+            self.lines.append(text)
+
+
+@dataclass
+class Bench:
+    """A fake hypervisor on which every node of every lab has a guest that answers."""
+
+    hypervisor: FakeHypervisor = field(default_factory=FakeHypervisor)
+    guests: dict[str, ScriptedGuest] = field(default_factory=dict)
+
+    def parent(self, recipe: Recipe | None = None) -> str:
+        """Put a complete parent disk into the pool; returns its volume's name."""
+        recipe = recipe or load_recipe("micro")
+        self.hypervisor.ensure_pool()
+        for part in ("qcow2", "vmlinuz", "initrd"):
+            self.hypervisor.create_volume(base_xml(recipe.volume(part), 1 << 20, "qcow2" if part == "qcow2" else "raw"))
+        manifest = Manifest(recipe.disk_name, recipe.digest, "0" * 64, 1, 1 << 20, "6.12", 1.0, (("nginx", "1.26"),))
+        self.hypervisor.create_volume(base_xml(recipe.volume("manifest"), MANIFEST_ROOM_BYTES, "raw"))
+        self._fill(recipe.volume("manifest"), manifest.encode())
+        return recipe.volume("qcow2")
+
+    def _fill(self, volume: str, data: bytes) -> None:
+        self.hypervisor.upload_volume(volume, io.BytesIO(data), len(data), lambda _sent: None)
+
+    def lab(self, spec: LabSpec) -> Lab:
+        """A lab whose guests answer, and whose members see each other."""
+        for node in spec.nodes:
+            guest = self.guests[node.name] = ScriptedGuest()
+            self.hypervisor.agents[domain_name(spec.name, node.name)] = guest
+            for cluster in spec.clusters_of(node.name):
+                guest.sees(*(m.priority for m in cluster.members))
+        return Lab(spec, self.hypervisor, Record("lab.yaml", "lab: lab\n", spec.accelerator))
+
+
+def pair() -> LabSpec:
+    """Two members and a client."""
+    nodes = (node_spec("m1", 1, roles=("web-server",)), node_spec("m2", 2, roles=("web-server",)), node_spec("c", 9))
+    return lab_spec(*nodes, clusters=(cluster_spec("m1", "m2"),))
+
+
+__all__ = [
+    "HTTPS",
+    "MADE",
+    "Affinity",
+    "Bench",
+    "Heard",
+    "all_up",
+    "cluster_spec",
+    "digests",
+    "lab_spec",
+    "node_spec",
+    "pair",
+]

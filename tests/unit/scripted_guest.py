@@ -1,0 +1,177 @@
+"""A guest in memory: answers the guest agent's commands from a script, and keeps files and what it was asked."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import tarfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from labctl.errors import GuestError
+
+__all__ = ["ManualClock", "Said", "ScriptedGuest"]
+
+
+class ManualClock:
+    """A clock that moves only when somebody sleeps on it."""
+
+    def __init__(self) -> None:
+        self.time_s = 1000.0
+
+    def now_s(self) -> float:
+        return self.time_s
+
+    def sleep(self, seconds: float) -> None:
+        self.time_s += seconds
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ends.
+
+    Attributes:
+        polls: how often it is still running when asked.
+        signal: what ended it, in place of an exit code.
+    """
+
+    exit_code: int = 0
+    out: bytes = b""
+    err: bytes = b""
+    polls: int = 0
+    signal: int = 0
+
+
+@dataclass
+class _Process:
+    said: Said
+    slot: str
+    polls: int
+
+
+@dataclass
+class ScriptedGuest:
+    """See the module; commands that the script does not know succeed and say nothing.
+
+    Attributes:
+        files: by path.
+        modes: permissions of the files that were unpacked or moved to their place.
+        ran: the commands, without labctl's wrapper around them.
+        asked: every agent command.
+        write_limit: how many bytes a guest-file-write takes at most.
+    """
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    modes: dict[str, int] = field(default_factory=dict)
+    ran: list[list[str]] = field(default_factory=list)
+    asked: list[Mapping[str, Any]] = field(default_factory=list)
+    write_limit: int = 1 << 30
+    fail: dict[str, Exception] = field(default_factory=dict)
+    _script: list[tuple[tuple[str, ...], Callable[[list[str], bytes], Said]]] = field(default_factory=list)
+    _processes: dict[int, _Process] = field(default_factory=dict)
+    _handles: dict[int, tuple[str, int]] = field(default_factory=dict)
+
+    def on(self, *start: str, does: Callable[[list[str], bytes], Said]) -> None:
+        """What commands that begin so do; the latest rule wins."""
+        self._script.insert(0, (start, does))
+
+    def says(self, *start: str, exit_code: int = 0, out: bytes = b"", err: bytes = b"") -> None:
+        """What commands that begin so say."""
+        said = Said(exit_code, out, err)
+        self.on(*start, does=lambda _argv, _stdin: said)
+
+    def sees(self, *host_ids: int) -> None:
+        """The living members, as nft lists them."""
+        elements = [{"elem": {"val": host, "timeout": 1, "expires": 1}} for host in host_ids]
+        listed = {"nftables": [{"metainfo": {}}, {"set": {"name": "alive", "elem": elements}}]}
+        self.says("/usr/sbin/nft", "--json", out=json.dumps(listed).encode())
+
+    def __call__(self, command: Mapping[str, Any]) -> Any:
+        self.asked.append(command)
+        execute, arguments = command["execute"], command.get("arguments", {})
+        if execute in self.fail:
+            raise self.fail[execute]
+        return getattr(self, "_" + execute.replace("-", "_"))(**{k.replace("-", "_"): v for k, v in arguments.items()})
+
+    def _guest_ping(self) -> dict[str, Any]:
+        return {}
+
+    def _guest_get_time(self) -> int:
+        return 1_700_000_000_123_456_789
+
+    def _guest_set_time(self, time: int) -> dict[str, Any]:
+        return {}
+
+    # -- processes -------------------------------------------------------------------------------------------------
+
+    def _guest_exec(self, path: str, arg: list[str], env: list[str], capture_output: bool) -> dict[str, int]:
+        pid = 100 + len(self._processes)
+        if arg[:1] == ["-c"] and arg[1].startswith("umask 077;"):
+            slot, argv = arg[3], arg[5:]
+            said = self._run(argv, self.files.get(f"{slot}.in", b""))
+            self.files[f"{slot}.out"], self.files[f"{slot}.err"] = said.out, said.err
+        else:
+            slot, said = "", self._run([path, *arg], b"")
+        self._processes[pid] = _Process(said, slot, said.polls)
+        return {"pid": pid}
+
+    def _guest_exec_status(self, pid: int) -> dict[str, Any]:
+        process = self._processes[pid]
+        if process.polls:
+            process.polls -= 1
+            return {"exited": False}
+        if process.said.signal:
+            return {"exited": True, "signal": process.said.signal}
+        return {"exited": True, "exitcode": process.said.exit_code}
+
+    def _run(self, argv: list[str], stdin: bytes) -> Said:
+        self.ran.append(argv)
+        if argv[0] == "/bin/rm":
+            for path in argv[2:]:
+                self.files.pop(path, None)
+        elif argv[0] == "/bin/tar":
+            self._unpack(stdin)
+        elif argv[:2] == ["/bin/sh", "-c"] and argv[2].startswith("chmod"):
+            mode, new, path = argv[4:]
+            self.files[path], self.modes[path] = self.files.pop(new), int(mode, 8)
+        for start, does in self._script:
+            if tuple(argv[: len(start)]) == start:
+                return does(argv, stdin)
+        return Said()
+
+    def _unpack(self, archive: bytes) -> None:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            for entry in tar:
+                content = tar.extractfile(entry)
+                assert content is not None
+                self.files[f"/{entry.name}"], self.modes[f"/{entry.name}"] = content.read(), entry.mode
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    def _guest_file_open(self, path: str, mode: str) -> int:
+        if mode == "w":
+            self.files[path] = b""
+        elif path not in self.files:
+            raise GuestError(f"agent: guest-file-open: failed to open file '{path}': No such file or directory")
+        self._handles[len(self._handles) + 1] = (path, 0)
+        return len(self._handles)
+
+    def _guest_file_close(self, handle: int) -> dict[str, Any]:
+        return {}
+
+    def _guest_file_seek(self, handle: int, offset: int, whence: str) -> dict[str, Any]:
+        self._handles[handle] = (self._handles[handle][0], offset)
+        return {"position": offset, "eof": False}
+
+    def _guest_file_read(self, handle: int, count: int) -> dict[str, Any]:
+        path, offset = self._handles[handle]
+        data = self.files[path][offset : offset + count]
+        self._handles[handle] = (path, offset + len(data))
+        return {"count": len(data), "buf-b64": base64.b64encode(data).decode(), "eof": len(data) < count}
+
+    def _guest_file_write(self, handle: int, buf_b64: str) -> dict[str, Any]:
+        data = base64.b64decode(buf_b64)[: self.write_limit]
+        self.files[self._handles[handle][0]] += data
+        return {"count": len(data), "eof": False}
