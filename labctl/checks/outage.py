@@ -58,23 +58,51 @@ def outage_by_source(
     return {source: _runs(samples) for source, samples in history.by_source(probe, sources, window).items()}
 
 
-def spanning(samples: Sequence[Sample]) -> Outage | None:
-    """One outage from the first to the last failed sample, whatever was good in between; None if none failed."""
+def spanning(samples: Sequence[Sample], from_s: float = -math.inf) -> Outage | None:
+    """One outage from the first to the last failed sample, whatever was good in between; None if none failed.
+
+    Args:
+        from_s: when the fault came that is to blame; the outage did not begin before, though it may have caught a
+            request that was under way.
+    """
     failed = [s for s in samples if s.failed]
     if not failed:
         return None
-    before = [s for s in samples if s.good and s.at_s < failed[0].at_s]
-    after = [s for s in samples if s.good and s.at_s > failed[-1].at_s]
-    longest_s = min(s.ended_s for s in after) - before[-1].at_s if before and after else math.inf
+    first_s = max(failed[0].at_s, from_s)
     return Outage(
-        shortest_s=failed[-1].at_s - failed[0].at_s,
-        longest_s=longest_s,
-        first_failed_s=failed[0].at_s,
+        shortest_s=max(0.0, failed[-1].at_s - first_s),
+        longest_s=_longest_s(samples, failed, from_s),
+        first_failed_s=first_s,
         last_failed_s=failed[-1].at_s,
         failed=len(failed),
         error_s=max(s.error_s for s in failed),
         outcomes=tuple(sorted({s.outcome.value for s in failed})),
     )
+
+
+def _longest_s(samples: Sequence[Sample], failed: Sequence[Sample], from_s: float) -> float:
+    """From good to good around the failed samples.
+
+    Any client's good sample will do as long as nothing speaks against it. Where some were served in the midst of
+    others' failures the clients do not share a fate, and each one's own samples count.
+    """
+    first_end_s, last_start_s = min(s.ended_s for s in failed), failed[-1].at_s
+    if not any(s.good and s.at_s >= first_end_s and s.ended_s <= last_start_s for s in samples):
+        return _until_good_s(samples, failed) - max(from_s, _since_good_s(samples, failed))
+    groups = [
+        ([s for s in samples if s.source == source], [s for s in failed if s.source == source])
+        for source in {s.source for s in failed}
+    ]
+    since_s = max(from_s, min(_since_good_s(*group) for group in groups))
+    return max(_until_good_s(*group) for group in groups) - since_s
+
+
+def _since_good_s(samples: Sequence[Sample], failed: Sequence[Sample]) -> float:
+    return max((s.at_s for s in samples if s.good and s.at_s < failed[0].at_s), default=-math.inf)
+
+
+def _until_good_s(samples: Sequence[Sample], failed: Sequence[Sample]) -> float:
+    return min((s.ended_s for s in samples if s.good and s.at_s > failed[-1].at_s), default=math.inf)
 
 
 def _runs(samples: Sequence[Sample]) -> tuple[Outage, ...]:

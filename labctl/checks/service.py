@@ -89,7 +89,7 @@ def recovers_within(
     )
     if trouble:
         return Finding(check, Result.INCONCLUSIVE, trouble, _figures(history, probe, sources, None))
-    found = spanning(_around(samples, from_s))
+    found = spanning(_around(samples, sources, from_s), from_s)
     figures = _figures(history, probe, sources, found)
     if found is None:
         return _unhit(check, samples, expect_hit, bound_s, figures)
@@ -120,10 +120,11 @@ def _unhit(
     return Finding(check, Result.PASS, f"no request failed, and none came more than {gap_s:.3f} s apart", figures)
 
 
-def _around(samples: Sequence[Sample], from_s: float) -> list[Sample]:
-    """The samples that were under way at a moment or came later, and the last good one before them."""
-    before = [s for s in samples if s.ended_s < from_s and s.good][-1:]
-    return [*before, *(s for s in samples if s.ended_s >= from_s)]
+def _around(samples: Sequence[Sample], sources: Sequence[str], from_s: float) -> list[Sample]:
+    """The samples that were under way at a moment or came later, and each client's last good one before them."""
+    before = {s.source: s for s in samples if s.ended_s < from_s and s.good}
+    known = [before[source] for source in sources if source in before]
+    return sorted([*known, *(s for s in samples if s.ended_s >= from_s)], key=lambda s: s.at_s)
 
 
 def _unsampled(history: History, probe: str, sources: Sequence[str], window: Window) -> str:

@@ -8,8 +8,9 @@ slews both alike), so a jump of it is a step.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["AgentReading", "ClockFit", "ClockPair", "ClockStep"]
 
@@ -144,19 +145,37 @@ def _epoch(pairs: Sequence[ClockPair]) -> _Epoch:
 
 
 def _placed(readings: Sequence[AgentReading], epochs: Sequence[_Epoch]) -> list[Segment]:
-    """Each usable reading as a segment of one point: those between two pairs of exactly one epoch.
+    """Each usable reading as a segment of one point: those that lie between two pairs of one epoch for certain.
 
-    Outside the pairs the clock may have been set meanwhile, and after a step back a wall clock time exists twice. Only
-    while nothing better is known, a reading outside a lone epoch is taken too.
+    Outside the pairs the clock may have been set meanwhile, and after a step back a wall clock time exists twice, which
+    also shows as a reading that seems older than the one before it. Only while nothing better is known, a reading
+    outside a lone epoch is taken too.
     """
-    sure = []
-    for reading in readings:
-        fits = [p for e in epochs if (p := _point(reading, e)) and e.first_s <= p.first_s <= e.last_s]
-        if len(fits) == 1:
-            sure.append(fits[0])
+    sure: list[Segment] = []
+    wide = _widened(epochs)
+    for reading in sorted(readings, key=lambda r: r.before_s):
+        points = _within(reading, epochs)
+        certain = len(points) == 1 == len(_within(reading, wide))
+        if certain and not (sure and points[0].first_s < sure[-1].first_s):
+            sure.append(points[0])
     if sure or len(epochs) != 1:
         return sure
     return [_point(reading, epochs[0]) for reading in readings]
+
+
+def _within(reading: AgentReading, epochs: Sequence[_Epoch]) -> list[Segment]:
+    """Where the reading lies in each epoch that it can belong to."""
+    places = [(_point(reading, epoch), epoch) for epoch in epochs]
+    return [point for point, epoch in places if epoch.first_s <= point.first_s <= epoch.last_s]
+
+
+def _widened(epochs: Sequence[_Epoch]) -> list[_Epoch]:
+    """Each epoch as long as it can have been: up to its neighbours' pairs."""
+    wide = list(epochs)
+    for i, (earlier, later) in enumerate(itertools.pairwise(epochs)):
+        wide[i] = replace(wide[i], last_s=later.first_s)
+        wide[i + 1] = replace(later, first_s=earlier.last_s)
+    return wide
 
 
 def _point(reading: AgentReading, epoch: _Epoch) -> Segment:

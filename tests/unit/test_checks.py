@@ -39,6 +39,7 @@ from labctl.history import (
     Window,
 )
 
+P, F, U = Result.PASS, Result.FAIL, Result.INCONCLUSIVE
 INTERVAL_S = 0.05
 TOOK_S = 0.004
 SOURCES = tuple(f"10.0.1.{i}" for i in range(1, 21))  # each asks once a second
@@ -298,11 +299,12 @@ def test_recovery_is_judged_by_the_whole_interval(bound_s: float, result: Result
 
 def test_a_request_under_way_when_the_fault_strikes_belongs_to_the_outage() -> None:
     def struck(sample: Sample) -> Sample:
-        return dataclasses.replace(sample, outcome=Outcome.RESET, ended_s=10.01) if sample.number == 200 else sample
+        return dataclasses.replace(sample, outcome=Outcome.RESET, ended_s=10.01) if sample.number == 198 else sample
 
     found = recovery(history(changed(sampled(dies(0.5)), struck), *POWER_OFF), 1.0)
     assert found.result is Result.PASS
-    assert found.figure("shortest") == pytest.approx(0.5)
+    assert found.figure("failed") == 6
+    assert found.figure("shortest") == pytest.approx(10.5 - FAULT_S + 0.002)  # from the fault, not from its own start
 
 
 def test_a_fault_that_nobody_confirmed_is_inconclusive() -> None:
@@ -337,6 +339,22 @@ def test_one_client_that_stays_away_is_not_hidden_by_the_others() -> None:
     short = recovery(history(sampled(one_lost), *POWER_OFF), 2.0, until_s=FAULT_S + 1.9)
     assert short.result is Result.INCONCLUSIVE
     assert "1 client (10.0.1.7) not seen to be served again" in short.reason
+
+
+@pytest.mark.parametrize(("bound_s", "result"), [(2.1, F), (2.5, U), (3.2, U), (3.4, P)])
+def test_a_client_that_comes_back_later_than_the_others_counts_by_its_own_samples(
+    bound_s: float, result: Result
+) -> None:
+    def one_later(source: str, at_s: float) -> tuple[Outcome, str | None]:
+        return dies(2.5 if source == DEAD[3] else 0.5)(source, at_s)
+
+    # It asks at 9.3, 10.3, 11.3, 12.3 and 13.3; the others are served again from 10.6 on.
+    found = recovery(history(sampled(one_later), *POWER_OFF), bound_s)
+    assert found.result is result, found.reason
+    assert (found.figure("shortest"), found.figure("longest")) == (
+        pytest.approx(2.2),
+        pytest.approx(13.304 - FAULT_S + 0.002),
+    )
 
 
 def test_a_service_that_comes_and_goes_has_not_recovered() -> None:
@@ -480,9 +498,6 @@ def finding(result: Result) -> Finding:
     return Finding(
         f"claim {result}", result, f"reason {result}", (Figure("gap", 0.25, "s"), Figure("failed", 3, "requests"))
     )
-
-
-P, F, U = Result.PASS, Result.FAIL, Result.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_a_slow_reading_does_not_spoil_a_fast_one() -> None:
     assert at_s == pytest.approx(2.5 + OFFSET_S, abs=1e-5)
 
 
-@pytest.mark.parametrize("by_s", [3600.0, 0.5, -0.5, -3600.0])
+@pytest.mark.parametrize("by_s", [3600.0, 0.5, -0.3, -0.5, -0.8, -2.0, -3600.0])
 def test_a_step_of_the_wall_clock_is_noticed_and_does_not_move_the_mapping(by_s: float) -> None:
     clock = pairs(0, 5) + pairs(6, 10, WALL_S + by_s)
     readings = [reading(m + 0.25) for m in range(6)] + [reading(m + 0.75, wall_s=WALL_S + by_s) for m in range(5, 10)]
@@ -59,6 +59,13 @@ def test_a_reading_taken_between_a_step_and_the_next_pair_is_not_believed() -> N
     stepped = reading(9.5, wall_s=WALL_S + 30)
     fit = ClockFit.of([reading(8.5), stepped], pairs(0, 9))
     assert fit.to_host(9.5)[0] == pytest.approx(9.5 + OFFSET_S, abs=1e-5)
+
+
+def test_a_reading_that_seems_older_than_the_one_before_is_not_believed() -> None:
+    stepped_back = reading(5.75, wall_s=WALL_S - 2)  # no pair since the step: it looks like 3.75
+    fit = ClockFit.of([reading(m + 0.5) for m in range(5)] + [stepped_back], pairs(0, 5))
+    assert len(fit.segments) == 1
+    assert fit.to_host(3.75) == (pytest.approx(3.75 + OFFSET_S, abs=1e-5), pytest.approx(0.0051, abs=1e-5))
 
 
 def test_a_paused_guest_splits_the_mapping_and_widens_the_error_in_between() -> None:
