@@ -297,6 +297,14 @@ def test_recovery_is_judged_by_the_whole_interval(bound_s: float, result: Result
     ]  # fmt: skip
 
 
+def test_the_outage_ends_with_the_first_good_after_the_last_failed() -> None:
+    def gap_in_the_gap(source: str, at_s: float) -> tuple[Outcome, str | None]:
+        return (Outcome.OK, "m2") if at_s == 10.3 else dies(0.5)(source, at_s)
+
+    found = recovery(history(sampled(gap_in_the_gap), *POWER_OFF), 1.0)
+    assert (found.figure("failed"), found.figure("longest")) == (4, pytest.approx(0.604))
+
+
 def test_a_request_under_way_when_the_fault_strikes_belongs_to_the_outage() -> None:
     def struck(sample: Sample) -> Sample:
         return dataclasses.replace(sample, outcome=Outcome.RESET, ended_s=10.01) if sample.number == 198 else sample

@@ -61,6 +61,13 @@ def test_a_reading_taken_between_a_step_and_the_next_pair_is_not_believed() -> N
     assert fit.to_host(9.5)[0] == pytest.approx(9.5 + OFFSET_S, abs=1e-5)
 
 
+def test_a_pair_that_took_long_is_no_step() -> None:
+    clock = [*pairs(0, 4), ClockPair(round((5 + WALL_S + 0.02) * 1e9), 5.0, 0.05), *pairs(6, 9)]
+    fit = ClockFit.of([reading(m + 0.5) for m in range(9)], clock)
+    assert fit.steps == ()
+    assert fit.to_host(5.0)[0] == pytest.approx(5.0 + OFFSET_S, abs=1e-5)
+
+
 def test_a_reading_that_seems_older_than_the_one_before_is_not_believed() -> None:
     stepped_back = reading(5.75, wall_s=WALL_S - 2)  # no pair since the step: it looks like 3.75
     fit = ClockFit.of([reading(m + 0.5) for m in range(5)] + [stepped_back], pairs(0, 5))
