@@ -140,8 +140,9 @@ class Guest:
         files = [f"{slot}.out", f"{slot}.err"]
         if stdin is not None:
             files.append(f"{slot}.in")
-            self.write_file(f"{slot}.in", stdin, mode=None)
         try:
+            if stdin is not None:
+                self.write_file(f"{slot}.in", stdin, mode=None)
             return self._run(slot, argv, stdin is not None, within_s, environment, on_output)
         finally:
             self._forget(files)
@@ -240,7 +241,18 @@ class Guest:
         target = path if mode is None else f"{path}.labctl-new"
         if mode is not None:
             self._ensure_directory(str(PurePosixPath(path).parent))
-        handle = self.command("guest-file-open", {"path": target, "mode": "w"})
+        try:
+            self._write(target, data, on_bytes)
+            if mode is not None:
+                # -T: a directory of that name is an error rather than a place to put the file into.
+                self.succeed(["/bin/sh", "-c", 'chmod "$1" "$2" && mv -T "$2" "$3"', "sh", f"{mode:o}", target, path])
+        except BaseException:
+            if target != path:
+                self._forget([target])
+            raise
+
+    def _write(self, path: str, data: bytes, on_bytes: Callable[[int], None]) -> None:
+        handle = self.command("guest-file-open", {"path": path, "mode": "w"})
         try:
             for start in range(0, len(data), WRITE_CHUNK_BYTES):
                 chunk = data[start : start + WRITE_CHUNK_BYTES]
@@ -248,8 +260,6 @@ class Guest:
                 on_bytes(len(chunk))
         finally:
             self.command("guest-file-close", {"handle": handle})
-        if mode is not None:
-            self.succeed(["/bin/sh", "-c", 'chmod "$1" "$2" && mv "$2" "$3"', "sh", f"{mode:o}", target, path])
 
     def _ensure_directory(self, directory: str) -> None:
         self.succeed(["/bin/mkdir", "-p", directory])
