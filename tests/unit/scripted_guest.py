@@ -16,16 +16,23 @@ __all__ = ["ManualClock", "Said", "ScriptedGuest"]
 
 
 class ManualClock:
-    """A clock that moves only when somebody sleeps on it."""
+    """A clock that moves only when somebody sleeps on it.
+
+    Attributes:
+        alarms: what happens when, in order of time.
+    """
 
     def __init__(self) -> None:
         self.time_s = 1000.0
+        self.alarms: list[tuple[float, Callable[[], None]]] = []
 
     def now_s(self) -> float:
         return self.time_s
 
     def sleep(self, seconds: float) -> None:
         self.time_s += seconds
+        while self.alarms and self.alarms[0][0] <= self.time_s:
+            self.alarms.pop(0)[1]()
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Said:
     Attributes:
         polls: how often it is still running when asked.
         signal: what ended it, in place of an exit code.
+        lines: what else it says on standard output, one at each time that it is asked.
     """
 
     exit_code: int = 0
@@ -42,13 +50,14 @@ class Said:
     err: bytes = b""
     polls: int = 0
     signal: int = 0
+    lines: tuple[bytes, ...] = ()
 
 
 @dataclass
 class _Process:
     said: Said
     slot: str
-    polls: int
+    asked: int = 0
 
 
 @dataclass
@@ -108,19 +117,21 @@ class ScriptedGuest:
 
     def _guest_exec(self, path: str, arg: list[str], env: list[str], capture_output: bool) -> dict[str, int]:
         pid = 100 + len(self._processes)
-        if arg[:1] == ["-c"] and arg[1].startswith("umask 077;"):
+        if len(arg) > 5 and arg[0] == "-c" and arg[2] == "labctl":
             slot, argv = arg[3], arg[5:]
             said = self._run(argv, self.files.get(f"{slot}.in", b""))
             self.files[f"{slot}.out"], self.files[f"{slot}.err"] = said.out, said.err
         else:
             slot, said = "", self._run([path, *arg], b"")
-        self._processes[pid] = _Process(said, slot, said.polls)
+        self._processes[pid] = _Process(said, slot)
         return {"pid": pid}
 
     def _guest_exec_status(self, pid: int) -> dict[str, Any]:
         process = self._processes[pid]
-        if process.polls:
-            process.polls -= 1
+        process.asked += 1
+        if process.asked <= len(process.said.lines):
+            self.files[f"{process.slot}.out"] += process.said.lines[process.asked - 1]
+        if process.asked <= process.said.polls:
             return {"exited": False}
         if process.said.signal:
             return {"exited": True, "signal": process.said.signal}

@@ -1,0 +1,155 @@
+"""A clone's own identity: what it is made of, when it has to be made again, and that its scripts do what they say."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+
+import pytest
+from lab_bench import cluster_spec, lab_spec, node_spec, pair
+from scripted_guest import ScriptedGuest
+
+from labctl.errors import CommandFailed
+from labctl.guest.agent import Guest
+from labctl.guest.specialise import identity_digest, specialise
+from labctl.hypervisor.fake import FakeHypervisor
+from labctl.inventory import Mark
+from labctl.render.xml import DomainPlan, domain_xml
+from labctl.topology.spec import Accelerator, LabSpec, NicSpec, NodeSpec
+
+LAB = pair()
+M1 = LAB.nodes[0]
+NIC = M1.nics[0]
+
+
+def specialised(lab: LabSpec, node: NodeSpec, uuid: str = "uuid-1") -> ScriptedGuest:
+    """A guest after it was made `node`."""
+    guest, inside = _guest(node.name)
+    specialise(guest, lab, node, uuid)
+    return inside
+
+
+def _guest(name: str) -> tuple[Guest, ScriptedGuest]:
+    hypervisor, inside = FakeHypervisor(), ScriptedGuest()
+    hypervisor.define_domain(domain_xml(DomainPlan(Mark("lab", name, ""), 1, 1, Accelerator.TCG, "/disk", "root")))
+    hypervisor.start_domain(f"lab.{name}")
+    hypervisor.agents[f"lab.{name}"] = inside
+    return Guest(hypervisor, name, f"lab.{name}"), inside
+
+
+def test_a_node_gets_its_name_and_everybody_elses() -> None:
+    files = specialised(LAB, M1).files
+    assert files["/etc/hostname"] == b"m1\n"
+    assert files["/etc/hosts"].decode().splitlines() == [
+        "127.0.0.1 localhost",
+        "10.9.0.1 m1.lab.test m1",
+        "10.9.0.2 m2.lab.test m2",
+        "10.9.0.9 c.lab.test c",
+        "10.9.0.200 web.lab.test",
+    ]
+
+
+def test_the_script_runs_after_the_files_are_there_and_stays_in_the_guest() -> None:
+    inside = specialised(LAB, M1)
+    assert [argv[0] for argv in inside.ran if argv[0] != "/bin/rm"] == ["/bin/tar", "/etc/labctl/specialise"]
+    assert inside.modes["/etc/labctl/specialise"] == inside.modes["/etc/labctl/boot.d/10-network"] == 0o755
+
+
+def test_another_domain_makes_machine_id_and_host_keys_anew() -> None:
+    scripts = {specialised(LAB, M1, uuid).files["/etc/labctl/specialise"] for uuid in ("uuid-1", "uuid-2")}
+    assert len(scripts) == 2
+    assert b'!= "uuid-1"' in min(scripts)
+
+
+def test_a_script_that_fails_says_what_it_said() -> None:
+    guest, inside = _guest("m1")
+    inside.says("/etc/labctl/specialise", exit_code=1, err=b"network: no NIC has the address 52:54:00:00:00:01\n")
+    with pytest.raises(CommandFailed, match="m1: /etc/labctl/specialise: exit code 1\nnetwork: no NIC has the address"):
+        specialise(guest, LAB, M1, "uuid-1")
+
+
+def with_m1(**changes: object) -> LabSpec:
+    """The lab with another m1."""
+    return replace(LAB, nodes=(replace(M1, **changes), *LAB.nodes[1:]))
+
+
+CHANGES: dict[str, LabSpec] = {
+    "its address": with_m1(nics=(replace(NIC, address=IPv4Interface("10.9.0.77/24")),)),
+    "its prefix": with_m1(nics=(replace(NIC, address=IPv4Interface("10.9.0.1/16")),)),
+    "its NIC's name": with_m1(nics=(replace(NIC, name="eth1"),)),
+    "one more address": with_m1(nics=(replace(NIC, extra_addresses=(IPv4Address("10.9.0.78"),)),)),
+    "one more NIC": with_m1(nics=(NIC, NicSpec("eth1", "lan", "52:54:00:00:01:01", IPv4Interface("10.9.0.79/24")))),
+    "another node's address": replace(LAB, nodes=(M1, LAB.nodes[1], node_spec("c", 10))),
+    "one more node": replace(LAB, nodes=(*LAB.nodes, node_spec("d", 11))),
+    "the cluster's name": replace(LAB, clusters=(replace(cluster_spec("m1", "m2"), fqdn="other.lab.test"),)),
+    "the time zone": replace(LAB, time_zone="Europe/Berlin"),
+}
+
+
+@pytest.mark.parametrize("lab", CHANGES.values(), ids=CHANGES)
+def test_what_changes_an_identity_asks_for_it_again(lab: LabSpec) -> None:
+    assert identity_digest(lab, lab.nodes[0]) != identity_digest(LAB, M1)
+
+
+@pytest.mark.parametrize("change", [{"memory_mib": 512}, {"roles": ()}, {"image": "debian-13"}], ids=str)
+def test_what_is_no_part_of_an_identity_leaves_it_alone(change: dict[str, object]) -> None:
+    lab = with_m1(**change)
+    assert identity_digest(lab, lab.nodes[0]) == identity_digest(LAB, M1)
+
+
+def test_no_two_nodes_have_the_same_identity() -> None:
+    assert len({identity_digest(LAB, node) for node in LAB.nodes}) == len(LAB.nodes)
+
+
+@pytest.mark.parametrize("file", ["/etc/labctl/specialise", "/etc/labctl/boot.d/10-network"])
+@pytest.mark.parametrize("node", [0, 2])
+def test_a_shell_takes_the_scripts(file: str, node: int) -> None:
+    script = specialised(CHANGES["one more NIC"], CHANGES["one more NIC"].nodes[node]).files[file]
+    subprocess.run(["sh", "-n"], input=script, check=True)
+
+
+# -- the network script, really run ------------------------------------------------------------------------------------
+
+needs_namespace = pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs root")
+
+MACS = ("52:54:00:00:00:01", "52:54:00:00:00:02")
+
+
+def two_nics(first: str, second: str) -> NodeSpec:
+    """A node whose NICs are to have those names; the kernel calls them eth0 and eth1."""
+    extra = (IPv4Address("10.9.0.51"), IPv4Address("10.9.0.52"))
+    nics = (
+        NicSpec(first, "lan", MACS[0], IPv4Interface("10.9.0.1/24"), extra),
+        NicSpec(second, "lan", MACS[1], IPv4Interface("10.9.0.2/24")),
+    )
+    return replace(node_spec("m1", 1), nics=nics)
+
+
+def addresses_after_two_runs(node: NodeSpec, folder: Path) -> list[str]:
+    """NICs with their addresses after the boot step has run twice, in a network namespace of its own."""
+    script = folder / "10-network"
+    script.write_bytes(specialised(lab_spec(node), node).files["/etc/labctl/boot.d/10-network"])
+    devices = "".join(f"ip link add eth{i} address {mac} type bridge; " for i, mac in enumerate(MACS))
+    commands = f"set -e; mount -t sysfs sysfs /sys; {devices} sh {script}; sh {script}"
+    done = subprocess.run(
+        ["unshare", "--net", "--mount", "sh", "-c", f"{commands}; ip -4 -brief address show up"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    return [" ".join([row.split()[0], *row.split()[2:]]) for row in done.stdout.splitlines()]
+
+
+@needs_namespace
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("host", "cluster"), ("eth0", "eth1"), ("eth1", "eth0"), ("eth1", "eth2"), ("cluster", "eth0")],
+)
+def test_nics_get_their_names_and_addresses(first: str, second: str, tmp_path: Path) -> None:
+    assert sorted(addresses_after_two_runs(two_nics(first, second), tmp_path)) == sorted(
+        [f"{first} 10.9.0.1/24 10.9.0.51/24 10.9.0.52/24", f"{second} 10.9.0.2/24"]
+    )
