@@ -53,7 +53,7 @@ class Bounds:
     @classmethod
     def of(cls, accelerator: Accelerator) -> Bounds:
         """What suits the accelerator."""
-        return cls(boot_s=120, role_s=300) if accelerator is Accelerator.KVM else cls(boot_s=600, role_s=1200)
+        return cls(boot_s=120, role_s=300) if accelerator is Accelerator.KVM else cls(boot_s=600, role_s=600)
 
 
 Join = Callable[[Guest, LabSpec, NodeSpec], None]
@@ -224,7 +224,7 @@ class Builder:
         domain = shop.hypervisor.domain(guest.domain)
         if domain and domain.mark and domain.mark.stage is Stage.READY:
             for role, checks in role_checks(shop.lab, shop.lab.node(name)).items():
-                wait_ready(guest, role, checks, Deadline.within(shop.bounds.role_s))
+                wait_ready(guest, role, checks, Deadline.within(shop.bounds.role_s), shop.progress.note)
 
     def _connect_nic(self, action: Action) -> None:
         node = self._shop.lab.node(action.node)
@@ -256,7 +256,7 @@ class Builder:
         script = f"/etc/labctl/roles/{role.name}"  # stays in the guest, to be read and run again by hand
         guest.write_files({**role.files, script: (role.script.encode(), 0o700)})
         guest.succeed([script], within_s=deadline.left_s)
-        wait_ready(guest, role.name, role.ready, deadline)
+        wait_ready(guest, role.name, role.ready, deadline, self._shop.progress.note)
 
     def _join_cluster(self, action: Action) -> None:
         shop, node = self._shop, self._shop.lab.node(action.node)

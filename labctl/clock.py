@@ -12,6 +12,7 @@ from labctl.errors import DeadlineExceeded
 __all__ = ["Clock", "Deadline", "SystemClock", "wait_until"]
 
 T = TypeVar("T")
+TELL_EVERY_S = 20.0
 
 
 class Clock(Protocol):
@@ -72,6 +73,7 @@ def wait_until(
     *,
     every_s: float = 0.1,
     evidence: Callable[[], str] | None = None,
+    tell: Callable[[str], None] = lambda _seen: None,
 ) -> T:
     """Call `probe` until it gives a value, and return that value.
 
@@ -81,11 +83,12 @@ def wait_until(
         deadline: when to give up; the probe is called at least once.
         every_s: seconds between the starts of two calls.
         evidence: called once on expiry, for lines that help to understand it.
+        tell: called with what is awaited and what was last seen, every TELL_EVERY_S seconds.
 
     Raises:
         DeadlineExceeded: naming `what`, what was last seen, and the evidence.
     """
-    started_s = deadline.clock.now_s()
+    started_s = told_s = deadline.clock.now_s()
     while True:
         value, seen = probe()
         if value is not None:
@@ -94,4 +97,7 @@ def wait_until(
             waited_s = deadline.clock.now_s() - started_s
             tail = f"\n{evidence()}" if evidence else ""
             raise DeadlineExceeded(f"{what}: not within {waited_s:.1f} s; last seen: {seen}{tail}")
+        if deadline.clock.now_s() - told_s >= TELL_EVERY_S:
+            told_s = deadline.clock.now_s()
+            tell(f"still waiting: {what}; last seen: {seen}")
         deadline.clock.sleep(min(every_s, deadline.left_s))

@@ -326,6 +326,10 @@ def _mirror(suite: str) -> list[str]:
 def _lay_over(recipe: Recipe, root: Path) -> None:
     """Lay the recipe's tree over the root, owned by root, and settle which units start."""
     process.run(["cp", "-R", "--no-dereference", "--preserve=mode,links", f"{recipe.tree}/.", root])
+    for path, target in recipe.disk["links"].items():
+        link = root / path.lstrip("/")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
     for verb, units in (("enable", "enabled_units"), ("disable", "disabled_units"), ("mask", "masked_units")):
         process.run(["systemctl", f"--root={root}", "--quiet", verb, *recipe.disk[units]])
     (root / "etc/machine-id").write_text("")

@@ -9,7 +9,7 @@ with open_hypervisor("qemu:///system") as hypervisor:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,7 @@ __all__ = [
     "NodeStatus",
     "Silent",
     "console_tail",
+    "default_lab",
     "destroy_lab",
     "inventory",
     "open_hypervisor",
@@ -105,6 +106,21 @@ def open_hypervisor(uri: str = DEFAULT_URI) -> Iterator[Hypervisor]:
 def inventory(hypervisor: Hypervisor) -> Inventory:
     """Everything that the hypervisor holds, whoever owns it."""
     return Inventory(hypervisor.domains(), hypervisor.networks(), hypervisor.volumes())
+
+
+def default_lab(labs: Sequence[str]) -> str:
+    """The lab that is meant when none is named: that of the default topology, or the only one there is.
+
+    Raises:
+        InputError: there is none, or there are several others.
+    """
+    if DEFAULT_TOPOLOGY in labs:
+        return DEFAULT_TOPOLOGY
+    if len(labs) == 1:
+        return labs[0]
+    if not labs:
+        raise InputError("there is no lab", hint="labctl up brings one up")
+    raise InputError(f"which lab? There are {', '.join(labs)}", hint=f"add --lab {labs[0]}")
 
 
 def destroy_lab(hypervisor: Hypervisor, name: str, progress: Progress | None = None) -> Plan:
@@ -184,18 +200,13 @@ class Lab:
 
     @classmethod
     def existing(cls, hypervisor: Hypervisor, name: str | None = None) -> Lab:
-        """A lab that was brought up before, by its name; the only one there is when no name is given.
+        """A lab that was brought up before, by its name; see `default_lab` for when no name is given.
 
         Raises:
             InputError: there is no such lab, or several and none was named.
         """
         labs = inventory(hypervisor).labs
-        if name is None and len(labs) != 1:
-            raise InputError(
-                "there is no lab" if not labs else f"which lab? There are {', '.join(labs)}",
-                hint="labctl up brings one up" if not labs else f"add --lab {labs[0]}",
-            )
-        name = name or labs[0]
+        name = name or default_lab(labs)
         record = load_record(hypervisor, name) if name in labs else None
         if record is None:
             known = ", ".join(labs) or "none"

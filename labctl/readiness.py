@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from labctl.clock import Deadline, wait_until
 from labctl.errors import DeadlineExceeded
@@ -12,8 +12,10 @@ from labctl.roles.role import ReadyCheck
 __all__ = ["failing", "wait_ready"]
 
 
-def wait_ready(guest: Guest, role: str, checks: Sequence[ReadyCheck], deadline: Deadline) -> None:
-    """Wait until all checks of a role pass, one after the other.
+def wait_ready(
+    guest: Guest, role: str, checks: Sequence[ReadyCheck], deadline: Deadline, tell: Callable[[str], None]
+) -> None:
+    """Wait until all checks of a role pass, one after the other; a long wait is told about.
 
     Raises:
         DeadlineExceeded: naming the node, the role, the check, and what it last said.
@@ -24,7 +26,7 @@ def wait_ready(guest: Guest, role: str, checks: Sequence[ReadyCheck], deadline: 
             why_not = failing(guest, check)
             return (None if why_not else True), why_not
 
-        wait_until(f"{guest.name}: {role}: {check.what}", probe, deadline, every_s=0.5)
+        wait_until(f"{guest.name}: {role}: {check.what}", probe, deadline, every_s=0.5, tell=tell)
 
 
 def failing(guest: Guest, check: ReadyCheck, *, within_s: float = 20.0) -> str:

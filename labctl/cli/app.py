@@ -51,7 +51,7 @@ ConnectOption = Annotated[
 LabOption = Annotated[
     str | None,
     typer.Option(
-        "--lab", "-l", envvar="LABCTL_LAB", metavar="NAME", help="The lab; not needed while there is only one."
+        "--lab", "-l", envvar="LABCTL_LAB", metavar="NAME", help="The lab; exchange2007, or the only one, by default."
     ),
 ]
 AccelOption = Annotated[

@@ -13,7 +13,7 @@ from labctl.cli.app import DEFAULT_CONNECT, Accel, AccelOption, ConnectOption, J
 from labctl.cli.progress import reporting
 from labctl.cluster.membership import ClusterView
 from labctl.console import RESULTS, SAYS
-from labctl.lab import DEFAULT_TOPOLOGY, Lab, NodeStatus, destroy_lab, inventory, open_hypervisor
+from labctl.lab import DEFAULT_TOPOLOGY, Lab, NodeStatus, default_lab, destroy_lab, inventory, open_hypervisor
 from labctl.topology.load import find_topology, load_topology
 from labctl.topology.schema import schema_json
 from labctl.topology.spec import Accelerator
@@ -60,16 +60,10 @@ def destroy(lab: LabOption = None, connect: ConnectOption = DEFAULT_CONNECT) -> 
     Found by what libvirt holds, so it works after any crash. Parent disks stay; see `labctl image prune`.
     """
     with open_hypervisor(connect) as hypervisor:
-        name = lab or _only_lab(inventory(hypervisor).labs)
+        name = lab or default_lab(inventory(hypervisor).labs)
         with reporting() as reporter:
             done = destroy_lab(hypervisor, name, reporter)
     SAYS.print(f"lab {name} is gone: {len(done.actions)} objects removed" if done else f"there is no lab {name}")
-
-
-def _only_lab(labs: tuple[str, ...]) -> str:
-    if len(labs) > 1:
-        raise typer.BadParameter(f"which lab? There are {', '.join(labs)}; add --lab {labs[0]}")
-    return labs[0] if labs else DEFAULT_TOPOLOGY
 
 
 @app.command(rich_help_panel=_LABS)

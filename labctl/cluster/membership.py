@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from labctl.clock import Deadline, wait_until
 from labctl.cluster.ownership import buckets_owned, preferences_of_rule
 from labctl.cluster.render import member_files
-from labctl.errors import GuestError, LabError
+from labctl.errors import CommandFailed, LabError
 from labctl.guest.agent import Guest
 from labctl.topology.spec import ClusterSpec, Filtering, LabSpec, NodeSpec
 
@@ -74,7 +74,7 @@ class ClusterView:
     def __str__(self) -> str:
         def one(member: MemberView) -> str:
             if member.alive is None:
-                return f"{member.node}: {member.why.splitlines()[0] if member.why else 'unreachable'}"
+                return f"{member.node}: {member.why}"
             return f"{member.node} sees {sorted(member.alive) or 'nobody'}"
 
         return "; ".join(one(m) for m in self.members)
@@ -105,8 +105,10 @@ def _ask(cluster: ClusterSpec, node: str, priority: int, guest: Callable[[], Gue
     command = ["/usr/sbin/nft", "--json", "list", "set", "ip", f"labctl_{cluster.name}", "alive"]
     try:
         listed = json.loads(guest().succeed(command, within_s=20.0))
-    except (GuestError, LabError) as error:
-        return MemberView(node, priority, None, str(error))
+    except CommandFailed:
+        return MemberView(node, priority, None, "its packet filter is not loaded")
+    except LabError as error:
+        return MemberView(node, priority, None, str(error).splitlines()[0])
     elements = next(item["set"] for item in listed["nftables"] if "set" in item).get("elem", [])
     return MemberView(node, priority, frozenset(_host_id(e) for e in elements))
 

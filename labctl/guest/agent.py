@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import tarfile
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,11 @@ FORGET_WITHIN_S = 5.0  # of removing what a command leaves; a guest that is stuc
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # $1: where output goes, $2: seconds until it is killed, then the command. timeout(1) ends the whole process group.
-_WRAPPER = 'umask 077; s=$1 t=$2; shift 2; exec timeout --signal=KILL "$t" "$@" >"$s.out" 2>"$s.err" <"$s.in"'
+# Only the files of its output are for root alone; the command itself runs with the usual umask.
+_WRAPPER = (
+    's=$1 t=$2; shift 2; umask 077; exec >"$s.out" 2>"$s.err" <"$s.in"; umask 022; '
+    'exec timeout --signal=KILL "$t" "$@"'
+)
 _WRAPPER_NO_STDIN = _WRAPPER.replace('"$s.in"', "/dev/null")
 
 
@@ -208,9 +213,16 @@ class Guest:
         # never asked about would then be taken for the end of another command that has only just begun.
         deadline = Deadline.within(FORGET_WITHIN_S, self._clock)
         pause_s = 0.005
-        while not (self.command("guest-exec-status", {"pid": removal})["exited"] or deadline.expired):
+        while not (self._has_ended(removal) or deadline.expired):
             self._clock.sleep(pause_s)
             pause_s = min(pause_s * 1.5, 0.25)
+
+    def _has_ended(self, pid: int) -> bool:
+        """Whether a process that nobody needs has; also when the agent has gone, or come anew, and can't know it."""
+        try:
+            return bool(self.command("guest-exec-status", {"pid": pid}, within_s=FORGET_WITHIN_S)["exited"])
+        except GuestError:
+            return True
 
     def succeed(self, argv: Sequence[str], *, stdin: bytes | None = None, within_s: float = 60.0) -> str:
         """Run a command that must end with 0, and return its standard output as text, stripped.
@@ -337,7 +349,7 @@ def _tar(files: Mapping[str, tuple[bytes, int]]) -> bytes:
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for path, (content, mode) in files.items():
             entry = tarfile.TarInfo(path.lstrip("/"))
-            entry.size, entry.mode = len(content), mode
+            entry.size, entry.mode, entry.mtime = len(content), mode, int(time.time())
             archive.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()
 
