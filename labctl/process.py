@@ -51,7 +51,7 @@ def run_bytes(
     try:
         done = subprocess.run(command, input=stdin, cwd=cwd, capture_output=True, timeout=within_s, check=False)
     except subprocess.TimeoutExpired as expired:
-        raise DeadlineExceeded(f"{command[0]}: still running after {within_s:.0f} s, killed") from expired
+        raise DeadlineExceeded(f"{command[0]}: still running after {within_s:g} s, killed") from expired
     if done.returncode:
         said = (done.stderr or done.stdout).decode(errors="replace")
         raise HostError(f"{' '.join(command)}: exit code {done.returncode}\n{_tail(said)}")
@@ -67,7 +67,7 @@ def _command(argv: Sequence[str | Path]) -> list[str]:
 
 def _run_streaming(command: list[str], within_s: float, cwd: Path | None, on_line: Callable[[str], None]) -> str:
     # timeout(1) keeps the deadline while this thread blocks on the pipe, and ends the whole process group.
-    bounded = ["timeout", "--kill-after=5", f"{within_s:.0f}", *command]
+    bounded = ["timeout", "--kill-after=5", f"{max(within_s, 0.001):.3f}", *command]  # 0 would be no deadline at all
     lines: list[str] = []
     with subprocess.Popen(
         bounded, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -81,7 +81,7 @@ def _run_streaming(command: list[str], within_s: float, cwd: Path | None, on_lin
             child.terminate()
             raise
     if child.returncode in {124, 137}:
-        raise DeadlineExceeded(f"{command[0]}: still running after {within_s:.0f} s, killed\n{_tail(''.join(lines))}")
+        raise DeadlineExceeded(f"{command[0]}: still running after {within_s:g} s, killed\n{_tail(''.join(lines))}")
     if child.returncode:
         raise HostError(f"{' '.join(command)}: exit code {child.returncode}\n{_tail(''.join(lines))}")
     return "".join(lines)
