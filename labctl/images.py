@@ -144,7 +144,7 @@ def load_recipe(name: str) -> Recipe:
     disk_name = raw.get("disk_of", name)
     base = raw if disk_name == name else YAML(typ="safe").load(folder.parent / disk_name / "recipe.yaml")
     tree = folder.parent / disk_name / "root"
-    digest = digest_of(base["disk"], _tree_digest(tree), _INIT)[:12]
+    digest = digest_of(base["disk"], _tree_digest(tree), _INIT, _MKFS_OPTIONS)[:12]
     return Recipe(
         name, raw["description"], disk_name, raw["command_line"], raw["memory_mib"], base["disk"], tree, digest
     )
@@ -276,9 +276,7 @@ def _make_disk(recipe: Recipe, work: Path, say: Progress) -> tuple[str, str, tup
     raw, qcow2 = work / "disk.raw", work / "disk.qcow2"
     with raw.open("wb") as disk:
         disk.truncate(recipe.disk["size_gib"] << 30)
-    # With a journal, since power-off is what these disks are for; a small one, as every clone writes its own.
-    options = ["-q", "-F", "-L", "root", "-J", "size=16", "-E", "lazy_itable_init=1"]
-    process.run(["mkfs.ext4", *options, "-d", root, raw], within_s=600)
+    process.run(["mkfs.ext4", *_MKFS_OPTIONS, "-d", root, raw], within_s=600)
     shutil.rmtree(root)
     process.run(["qemu-img", "convert", "-O", "qcow2", "-o", "lazy_refcounts=on", raw, qcow2], within_s=600)
     raw.unlink()
@@ -339,6 +337,10 @@ def _lay_over(recipe: Recipe, root: Path) -> None:
     (root / "etc/resolv.conf").unlink(missing_ok=True)
     (root / "etc/resolv.conf").write_text("")
 
+
+# With a journal, since power-off is what these disks are for; a small one, as every clone writes its own. Part of the
+# disk's digest.
+_MKFS_OPTIONS = ["-q", "-F", "-L", "root", "-J", "size=16", "-E", "lazy_itable_init=1"]
 
 # The first program in a guest: loads what the disk needs, mounts it and hands over. Part of the disk's digest.
 _INIT = """\
