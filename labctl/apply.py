@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 from labctl.clock import Deadline
-from labctl.errors import HypervisorError, LabError
+from labctl.errors import DeadlineExceeded, HypervisorError, LabError
 from labctl.guest.agent import Guest
 from labctl.guest.specialise import specialise
 from labctl.hypervisor.seam import Hypervisor
@@ -16,9 +18,9 @@ from labctl.images import Parent, Recipe
 from labctl.inventory import Mark, Stage
 from labctl.plan import Action, Digests, Plan, Verb
 from labctl.readiness import wait_ready
-from labctl.render.names import console_log_name, domain_name, network_name, overlay_name
+from labctl.render.names import console_log_name, domain_name, network_name, overlay_name, record_name
 from labctl.render.xml import DirectBoot, DomainPlan, NicPlan, domain_xml, network_xml, overlay_xml
-from labctl.roles.role import Facts, RenderedRole, load_role, render_role, role_checks
+from labctl.roles.role import Facts, RenderedRole, Role, in_order, load_role, render_role, role_checks
 from labctl.topology.spec import Accelerator, LabSpec, NodeSpec
 
 __all__ = ["Bounds", "Builder", "Progress", "Workshop", "apply"]
@@ -100,16 +102,38 @@ def apply(plan: Plan, workshop: Workshop) -> None:
     for node in workshop.lab.nodes:
         for role in node.roles:
             workshop.ready[node.name, role] = Future()
-    with ThreadPoolExecutor(max_workers=len(workshop.lab.nodes), thread_name_prefix="node") as pool:
-        running = {n.name: pool.submit(builder.node, n, plan.of_node(n.name)) for n in workshop.lab.nodes}
-    failures = [f.exception() for f in running.values() if f.exception()]
+    failures = _side_by_side(builder, plan)
     if failures:
         raise _causes(failures)
 
 
-def _causes(failures: list[BaseException | None]) -> BaseException:
+def _side_by_side(builder: Builder, plan: Plan) -> list[BaseException]:
+    """Do every node's actions, each node in a thread of its own; returns what failed, in the order of the nodes."""
+    failures: dict[str, BaseException] = {}
+
+    def one(node: NodeSpec) -> None:
+        try:
+            builder.node(node, plan.of_node(node.name))
+        except BaseException as failure:  # noqa: BLE001 - raised by `apply`, in the thread that called it
+            failures[node.name] = failure
+
+    nodes = builder.lab.nodes
+    # Daemons, so that an interrupted labctl ends at once though a node is waited for.
+    threads = [threading.Thread(target=one, args=(n,), name=f"node {n.name}", daemon=True) for n in nodes]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        builder.stop()
+        raise
+    return [failures[n.name] for n in nodes if n.name in failures]
+
+
+def _causes(failures: list[BaseException]) -> BaseException:
     """The failures that are not merely another's consequence."""
-    real = [f for f in failures if f and not isinstance(f, _DependencyFailed)]
+    real = [f for f in failures if not isinstance(f, _DependencyFailed)]
     known = [f for f in real if isinstance(f, LabError)]
     if len(real) == 1:
         return real[0]
@@ -122,11 +146,25 @@ class _DependencyFailed(LabError):
     """A role that this one waits for failed; its own error is reported where it happened."""
 
 
+class _Stopped(LabError):
+    """Somebody interrupted labctl; no further action begins."""
+
+
 class Builder:
     """Carries out single actions; safe for several nodes at once."""
 
     def __init__(self, workshop: Workshop) -> None:
         self._shop = workshop
+        self._stop = threading.Event()
+
+    @property
+    def lab(self) -> LabSpec:
+        """The lab that is built."""
+        return self._shop.lab
+
+    def stop(self) -> None:
+        """Begin no further action; what is under way goes on."""
+        self._stop.set()
 
     def node(self, node: NodeSpec, actions: tuple[Action, ...]) -> None:
         """All actions of one node, in order; its roles count as ready when it has none left to apply."""
@@ -145,6 +183,8 @@ class Builder:
 
     def do(self, action: Action) -> None:
         """One action, reported as it starts and ends."""
+        if self._stop.is_set():
+            raise _Stopped(f"{action}: not begun")
         self._shop.progress.started(action)
         self._verbs[action.verb](self, action)
         self._shop.progress.done(action)
@@ -174,7 +214,7 @@ class Builder:
         shop.hypervisor.remove_domain(action.target)
         prefix = f"lab.{shop.lab.name}.{action.node}."
         for volume in shop.hypervisor.volumes():
-            if volume.name.startswith(prefix):
+            if volume.name.startswith(prefix) and volume.name != record_name(shop.lab.name):
                 shop.hypervisor.remove_volume(volume.name)
 
     def _remove_volume(self, action: Action) -> None:
@@ -245,9 +285,9 @@ class Builder:
 
     def _apply_roles(self, action: Action) -> None:
         shop, node = self._shop, self._shop.lab.node(action.node)
-        for name in node.roles:
-            facts = self._facts_for(name)
-            self._apply_role(shop.guest(node.name), render_role(load_role(name), shop.lab, node, facts))
+        for name in in_order(node.roles, shop.lab):
+            facts = self._facts_for(node, name)
+            self._apply_role(shop.guest(node.name), render_role(self._roles[name], shop.lab, node, facts))
             self._publish(node, name)
         self._mark(node.name, stage=Stage.READY)
 
@@ -265,25 +305,36 @@ class Builder:
 
     # -- roles that wait for each other ----------------------------------------------------------------------------
 
-    def _facts_for(self, role: str) -> Facts:
+    @cached_property
+    def _roles(self) -> dict[str, Role]:
+        """The lab's roles, by name."""
+        return {name: load_role(name) for node in self.lab.nodes for name in node.roles}
+
+    def _facts_for(self, node: NodeSpec, role: str) -> Facts:
         """Wait for what the role comes after, and gather what that exports."""
-        shop = self._shop
         facts: dict[str, dict[str, str]] = {}
-        for name in load_role(role).after(shop.lab):
-            for (_, provided), future in shop.ready.items():
-                if provided == name:
-                    facts.setdefault(name, {}).update(future.result(timeout=shop.bounds.role_s + shop.bounds.boot_s))
+        for name in self._roles[role].after(self.lab):
+            for provider in (n.name for n in self.lab.nodes if name in n.roles):
+                facts.setdefault(name, {}).update(self._exports_of(provider, name, f"{node.name}: {role}"))
         return facts
+
+    def _exports_of(self, provider: str, role: str, waiting: str) -> dict[str, str]:
+        # The provider's own deadlines are shorter, and say more about what went wrong.
+        within_s = 2 * (self._shop.bounds.boot_s + self._shop.bounds.role_s)
+        try:
+            return self._shop.ready[provider, role].result(timeout=within_s)
+        except TimeoutError:
+            raise DeadlineExceeded(f"{waiting}: waited {within_s:g} s for {role} on {provider}") from None
 
     def _publish(self, node: NodeSpec, role: str) -> None:
         """Say that the role is ready on the node, with what it exports."""
         future = self._shop.ready[node.name, role]
         if future.done():
             return
-        exports = load_role(role).exports
-        waited_for = any(role in load_role(r).after(self._shop.lab) for n in self._shop.lab.nodes for r in n.roles)
+        waited_for = any(role in r.after(self.lab) for r in self._roles.values())
+        exports = self._roles[role].exports if waited_for else {}
         guest = self._shop.guest(node.name)
-        future.set_result({k: guest.read_file(p).decode().strip() for k, p in exports.items()} if waited_for else {})
+        future.set_result({name: guest.read_file(path).decode().strip() for name, path in exports.items()})
 
     # -- small things ----------------------------------------------------------------------------------------------
 

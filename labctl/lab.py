@@ -170,7 +170,7 @@ class Lab:
         self.hypervisor = hypervisor
         self.record = record
         self.clock = clock or SystemClock()
-        self._recipes = {n.image: images.load_recipe(n.image) for n in spec.nodes}
+        self._recipes = {image: images.load_recipe(image) for image in dict.fromkeys(n.image for n in spec.nodes)}
 
     @classmethod
     def from_topology(

@@ -15,8 +15,9 @@ Templates see `lab`, `node`, `names` (what clients call this node's service), `p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ __all__ = [
     "RenderedRole",
     "Role",
     "digest_of_roles",
+    "in_order",
     "load_role",
     "render_role",
     "role_checks",
@@ -102,6 +104,13 @@ def load_role(name: str) -> Role:
         raw.get("exports", {}),
         tuple(raw.get("ready", ())),
     )
+
+
+def in_order(names: Sequence[str], lab: LabSpec) -> tuple[str, ...]:
+    """`names`, each after those that it waits for; nodes that all keep to this order never wait in a circle."""
+    waits_for = {name: load_role(name).after(lab) for node in lab.nodes for name in node.roles}
+    everything = list(TopologicalSorter(waits_for).static_order())
+    return tuple(sorted(names, key=everything.index))
 
 
 def render_role(role: Role, lab: LabSpec, node: NodeSpec, facts: Facts) -> RenderedRole:

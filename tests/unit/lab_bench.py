@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import threading
 from dataclasses import dataclass, field, replace
@@ -107,6 +108,12 @@ class Heard:
             self.lines.append(text)
 
 
+@functools.cache
+def micro() -> Recipe:
+    """The recipe of the tiny guest, read once."""
+    return load_recipe("micro")
+
+
 @dataclass
 class Bench:
     """A fake hypervisor on which every node of every lab has a guest that answers."""
@@ -116,7 +123,7 @@ class Bench:
 
     def parent(self, recipe: Recipe | None = None) -> str:
         """Put a complete parent disk into the pool; returns its volume's name."""
-        recipe = recipe or load_recipe("micro")
+        recipe = recipe or micro()
         self.hypervisor.ensure_pool()
         for part in ("qcow2", "vmlinuz", "initrd"):
             self.hypervisor.create_volume(base_xml(recipe.volume(part), 1 << 20, "qcow2" if part == "qcow2" else "raw"))
@@ -128,13 +135,17 @@ class Bench:
     def _fill(self, volume: str, data: bytes) -> None:
         self.hypervisor.upload_volume(volume, io.BytesIO(data), len(data), lambda _sent: None)
 
-    def lab(self, spec: LabSpec) -> Lab:
-        """A lab whose guests answer, and whose members see each other."""
+    def guests_of(self, spec: LabSpec) -> None:
+        """Let the guests of a lab answer, and its members see each other, once they run."""
         for node in spec.nodes:
             guest = self.guests[node.name] = ScriptedGuest()
             self.hypervisor.agents[domain_name(spec.name, node.name)] = guest
             for cluster in spec.clusters_of(node.name):
                 guest.sees(*(m.priority for m in cluster.members))
+
+    def lab(self, spec: LabSpec) -> Lab:
+        """A lab whose guests answer."""
+        self.guests_of(spec)
         return Lab(spec, self.hypervisor, Record("lab.yaml", "lab: lab\n", spec.accelerator))
 
 
@@ -154,6 +165,7 @@ __all__ = [
     "cluster_spec",
     "digests",
     "lab_spec",
+    "micro",
     "node_spec",
     "pair",
 ]

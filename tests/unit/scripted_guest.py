@@ -83,7 +83,7 @@ class ScriptedGuest:
     _handles: dict[int, tuple[str, int]] = field(default_factory=dict)
 
     def on(self, *start: str, does: Callable[[list[str], bytes], Said]) -> None:
-        """What commands that begin so do; the latest rule wins."""
+        """What commands that begin so do, the last word being a beginning itself; the latest rule wins."""
         self._script.insert(0, (start, does))
 
     def says(self, *start: str, exit_code: int = 0, out: bytes = b"", err: bytes = b"") -> None:
@@ -148,7 +148,8 @@ class ScriptedGuest:
             mode, new, path = argv[4:]
             self.files[path], self.modes[path] = self.files.pop(new), int(mode, 8)
         for start, does in self._script:
-            if tuple(argv[: len(start)]) == start:
+            same = tuple(argv[: len(start) - 1]) == start[:-1]
+            if same and len(argv) >= len(start) and argv[len(start) - 1].startswith(start[-1]):
                 return does(argv, stdin)
         return Said()
 
