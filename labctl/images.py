@@ -35,6 +35,7 @@ __all__ = [
     "Parent",
     "Recipe",
     "build",
+    "debian_sources",
     "find",
     "load_recipe",
     "parents",
@@ -131,13 +132,16 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(p.parent.name for p in store.shipped("images").glob("*/recipe.yaml")))
 
 
-def load_recipe(name: str) -> Recipe:
+def load_recipe(name: str, library: Path | None = None) -> Recipe:
     """Read `images/NAME/recipe.yaml`.
+
+    Args:
+        library: the folder of image folders; labctl's own by default.
 
     Raises:
         InputError: there is no such image.
     """
-    folder = store.shipped("images") / name
+    folder = (library or store.shipped("images")) / name
     if not (folder / "recipe.yaml").is_file():
         raise InputError(f"image {name} does not exist", hint=f"shipped images: {', '.join(recipe_names())}")
     raw = YAML(typ="safe").load(folder / "recipe.yaml")
@@ -310,8 +314,17 @@ def _mirror(suite: str) -> list[str]:
     if not process.found("apt-get"):
         return []
     fields = "$(REPO_URI)|$(LABEL)|$(COMPONENT)"
-    listed = process.run(["apt-get", "indextargets", "--format", fields, "Created-By: Packages"]).splitlines()
-    by_label = {label: uri for uri, label, component in (row.split("|") for row in listed) if component == "main"}
+    return debian_sources(suite, process.run(["apt-get", "indextargets", "--format", fields, "Created-By: Packages"]))
+
+
+def debian_sources(suite: str, listed: str) -> list[str]:
+    """Sources for `suite` at the mirrors of an apt; empty when it has none of Debian's own.
+
+    Args:
+        listed: `URI|label|component` of each of its indexes, one a line.
+    """
+    rows = (row.split("|") for row in listed.splitlines() if row.count("|") == 2)
+    by_label = {label: uri for uri, label, component in rows if component == "main"}
     if "Debian" not in by_label:
         return []
     sources = [f"deb {by_label['Debian']} {suite} main", f"deb {by_label['Debian']} {suite}-updates main"]

@@ -15,7 +15,8 @@ from labctl.console import RESULTS, SAYS
 from labctl.errors import InputError
 from labctl.hypervisor.seam import Hypervisor
 from labctl.images import Parent
-from labctl.lab import open_hypervisor
+from labctl.inventory import Inventory
+from labctl.lab import inventory, open_hypervisor
 
 __all__ = ["image"]
 
@@ -42,20 +43,21 @@ def build(
 
 @image.command("ls")
 def ls(as_json: JsonOption = False, connect: ConnectOption = DEFAULT_CONNECT) -> None:
-    """List the parent disks, with who is backed by them."""
+    """List the parent disks, with the labs that are backed by them."""
     with open_hypervisor(connect) as hypervisor:
         rows = [(p, images.users_of(hypervisor, p)) for p in images.parents(hypervisor)]
+        everything = inventory(hypervisor)
     if as_json:
         RESULTS.print_json(json.dumps([_as_json(p, users) for p, users in rows]))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("image", "recipe digest", "size", "packages", "kernel", "used by"):
+    for column in ("image", "recipe digest", "size", "packages", "used by"):
         table.add_column(column)
     for parent, users in rows:
         manifest = parent.manifest
         size = f"{parent.disk.allocation_bytes >> 20} MiB"
-        used = ", ".join(users) or "-"
-        table.add_row(manifest.image, manifest.digest, size, str(len(manifest.packages)), manifest.kernel, used)
+        used = "\n".join(_labs(users, everything)) or "-"
+        table.add_row(manifest.image, manifest.digest, size, str(len(manifest.packages)), used)
     RESULTS.print(table if rows else "no parent disks; labctl image build makes one")
 
 
@@ -113,6 +115,17 @@ def _find(hypervisor: Hypervisor, name: str) -> Parent:
     raise InputError(f"{which} {name}", hint=f"parent disks, by name and digest: {known}")
 
 
+def _labs(users: tuple[str, ...], everything: Inventory) -> list[str]:
+    """Who stands on a parent, in short: each lab with how many of its nodes do; what is no lab's by its own name."""
+    owners = {d.name: (d.mark.lab, d.mark.name) for d in everything.domains if d.mark}
+    owners |= {v.name: (v.lab, v.name.split(".")[2]) for v in everything.volumes if v.lab}
+    nodes: dict[str, set[str]] = {}
+    for lab, node in (owners[user] for user in users if user in owners):
+        nodes.setdefault(lab, set()).add(node)
+    counted = [f"{lab} ({len(names)} node{'s' * (len(names) > 1)})" for lab, names in sorted(nodes.items())]
+    return counted + [user for user in users if user not in owners]
+
+
 def _title(parent: Parent) -> str:
     return f"parent disk {parent.manifest.image} ({parent.manifest.digest})"
 
@@ -129,7 +142,8 @@ def _show(parent: Parent, users: tuple[str, ...], intact: bool | None, *, packag
     RESULTS.print(f"built in  {manifest.build_s} s")
     verdict = {None: "", True: " (verified)", False: " ([red]the disk has another one: it was written to[/])"}[intact]
     RESULTS.print(f"sha256    {manifest.sha256}{verdict}")
-    RESULTS.print(f"used by   {', '.join(users) or '-'}")
+    for number, user in enumerate(users or ("-",)):
+        RESULTS.print(f"{'' if number else 'used by':<9} {user}", markup=False)
     RESULTS.print(f"packages  {len(manifest.packages)}")
     if packages:
         for name, version in manifest.packages:

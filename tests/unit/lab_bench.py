@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import threading
 from dataclasses import dataclass, field, replace
@@ -121,13 +122,15 @@ class Bench:
     hypervisor: FakeHypervisor = field(default_factory=FakeHypervisor)
     guests: dict[str, ScriptedGuest] = field(default_factory=dict)
 
-    def parent(self, recipe: Recipe | None = None) -> str:
+    def parent(self, recipe: Recipe | None = None, *, contents: bytes = b"") -> str:
         """Put a complete parent disk into the pool; returns its volume's name."""
         recipe = recipe or micro()
         self.hypervisor.ensure_pool()
         for part in ("qcow2", "vmlinuz", "initrd"):
             self.hypervisor.create_volume(base_xml(recipe.volume(part), 1 << 20, "qcow2" if part == "qcow2" else "raw"))
-        manifest = Manifest(recipe.disk_name, recipe.digest, "0" * 64, 1, 1 << 20, "6.12", 1.0, (("nginx", "1.26"),))
+        self._fill(recipe.volume("qcow2"), contents)
+        sha256 = hashlib.sha256(contents).hexdigest()
+        manifest = Manifest(recipe.disk_name, recipe.digest, sha256, 1, 1 << 20, "6.12", 1.0, (("nginx", "1.26"),))
         self.hypervisor.create_volume(base_xml(recipe.volume("manifest"), MANIFEST_ROOM_BYTES, "raw"))
         self._fill(recipe.volume("manifest"), manifest.encode())
         return recipe.volume("qcow2")
