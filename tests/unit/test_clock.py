@@ -7,7 +7,7 @@ import time
 import pytest
 from scripted_guest import ManualClock
 
-from labctl.clock import Deadline, SystemClock, wait_until
+from labctl.clock import TELL_EVERY_S, Deadline, SystemClock, wait_until
 from labctl.errors import DeadlineExceeded
 
 
@@ -76,3 +76,13 @@ def test_a_wait_sleeps_no_longer_than_its_deadline(clock: ManualClock) -> None:
     with pytest.raises(DeadlineExceeded):
         wait_until("it", lambda: (None, ""), Deadline.within(1.0, clock), every_s=60.0)
     assert clock.now_s() == 1001
+
+
+def test_a_long_wait_is_told_about_now_and_then(clock: ManualClock) -> None:
+    told: list[str] = []
+
+    def probe() -> tuple[bool | None, str]:
+        return (True, "") if clock.now_s() >= 1000 + 2.5 * TELL_EVERY_S else (None, "code 503")
+
+    wait_until("m1: HTTP answers", probe, Deadline.within(10 * TELL_EVERY_S, clock), tell=told.append)
+    assert told == ["still waiting: m1: HTTP answers; last seen: code 503"] * 2
