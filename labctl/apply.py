@@ -25,6 +25,8 @@ from labctl.topology.spec import Accelerator, LabSpec, NodeSpec
 
 __all__ = ["Bounds", "Builder", "Progress", "Workshop", "apply"]
 
+SYNC_WITHIN_S = 120.0  # several guests on one slow disk
+
 
 class Progress(Protocol):
     """Who is told what happens; called from several threads."""
@@ -342,6 +344,8 @@ class Builder:
         return domain_name(self._shop.lab.name, node)
 
     def _mark(self, node: str, **changes: object) -> None:
+        # The mark outlives a power cut. What it stands for must, too: what was just written would come back empty.
+        self._shop.guest(node).succeed(["/bin/sync"], within_s=SYNC_WITHIN_S)
         name = self._domain(node)
         domain = self._shop.hypervisor.domain(name)
         if domain is None or domain.mark is None:
