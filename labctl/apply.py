@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from labctl.guest.specialise import specialise
 from labctl.hypervisor.seam import Hypervisor
 from labctl.images import Parent, Recipe
 from labctl.inventory import Mark, Stage
+from labctl.machines import Machine, fork
 from labctl.plan import Action, Digests, Plan, Verb
 from labctl.readiness import wait_ready
 from labctl.render.names import console_log_name, domain_name, network_name, overlay_name, record_name
@@ -71,8 +73,10 @@ class Workshop:
         directory: of labctl's pool, where consoles are logged.
         parents: by image name; filled as images are built.
         guest: makes the `Guest` of a node.
+        machine: the parent machine that a node can be a fork of, made when need be; None if it has to be booted.
         join: makes a node a member of its clusters; the cluster layer gives it.
         ready: by node and role, what the role exports once it serves.
+        machines: by node, what those that are new in this run are forks of.
     """
 
     lab: LabSpec
@@ -84,10 +88,12 @@ class Workshop:
     network_digests: Mapping[str, str]
     guest: Callable[[str], Guest]
     build_image: Callable[[str], Parent]
+    machine: Callable[[NodeSpec], Machine | None]
     join: Join
     bounds: Bounds
     progress: Progress
     ready: dict[tuple[str, str], Future[dict[str, str]]] = field(default_factory=dict)
+    machines: dict[str, Machine] = field(default_factory=dict)
 
 
 def apply(plan: Plan, workshop: Workshop) -> None:
@@ -101,6 +107,7 @@ def apply(plan: Plan, workshop: Workshop) -> None:
     shared = [a for a in plan.actions if not a.node or a.verb in {Verb.REMOVE_NODE, Verb.REMOVE_VOLUME}]
     for action in shared:
         builder.do(action)
+    builder.find_machines(plan)
     for node in workshop.lab.nodes:
         for role in node.roles:
             workshop.ready[node.name, role] = Future()
@@ -168,6 +175,12 @@ class Builder:
         """Begin no further action; what is under way goes on."""
         self._stop.set()
 
+    def find_machines(self, plan: Plan) -> None:
+        """Have a parent machine at hand for each node that is new; one after the other, as most share theirs."""
+        for action in plan.actions:
+            if action.verb is Verb.CREATE_NODE and (machine := self._shop.machine(self.lab.node(action.node))):
+                self._shop.machines[action.node] = machine
+
     def node(self, node: NodeSpec, actions: tuple[Action, ...]) -> None:
         """All actions of one node, in order; its roles count as ready when it has none left to apply."""
         try:
@@ -224,20 +237,21 @@ class Builder:
 
     def _create_node(self, action: Action) -> None:
         shop, node = self._shop, self._shop.lab.node(action.node)
-        parent = shop.parents[node.image]
-        overlay = shop.hypervisor.create_volume(
-            overlay_xml(overlay_name(shop.lab.name, node.name), parent.disk.capacity_bytes, parent.disk.path)
-        )
-        shop.hypervisor.define_domain(domain_xml(self._domain_plan(node, parent, overlay.path)))
+        machine = shop.machines.get(node.name)
+        below = machine.disk if machine else shop.parents[node.image].disk
+        overlay = overlay_xml(overlay_name(shop.lab.name, node.name), below.capacity_bytes, below.path)
+        shop.hypervisor.create_volume(overlay)
+        shop.hypervisor.define_domain(domain_xml(self._domain_plan(node)))
 
-    def _domain_plan(self, node: NodeSpec, parent: Parent, overlay_path: str) -> DomainPlan:
+    def _domain_plan(self, node: NodeSpec) -> DomainPlan:
         shop = self._shop
+        parent = shop.parents[node.image]
         return DomainPlan(
             mark=Mark(shop.lab.name, node.name, shop.digests[node.name].machine),
             memory_mib=node.memory_mib,
             vcpus=node.vcpus,
             accelerator=shop.lab.accelerator,
-            disk_path=overlay_path,
+            disk_path=f"{shop.directory}/{overlay_name(shop.lab.name, node.name)}",
             disk_serial="root",
             nics=tuple(NicPlan(nic.mac, network_name(shop.lab.name, nic.network)) for nic in node.nics),
             boot=DirectBoot(parent.kernel.path, parent.initrd.path, shop.recipes[node.image].command_line),
@@ -246,8 +260,23 @@ class Builder:
 
     def _start_node(self, action: Action) -> None:
         shop = self._shop
-        shop.hypervisor.start_domain(self._domain(action.node))
+        machine = shop.machines.pop(action.node, None)
+        forked = machine is not None and self._forked(shop.lab.node(action.node), machine)
+        if not forked:
+            shop.hypervisor.start_domain(self._domain(action.node))
         self._settle(action.node)
+        if forked:
+            shop.guest(action.node).set_clock(time.time_ns())  # it went on from when the machine was saved
+
+    def _forked(self, node: NodeSpec, machine: Machine) -> bool:
+        """Start a new node as a fork of the parent machine; says why not when it has to be booted after all."""
+        shop = self._shop
+        try:
+            fork(shop.hypervisor, machine, self._domain_plan(node))
+        except LabError as failure:
+            shop.progress.note(f"{node.name}: could not be forked, so it is booted: {failure}")
+            return False
+        return True
 
     def _restart_node(self, action: Action) -> None:
         self._shop.hypervisor.power_off(self._domain(action.node))  # crashed is still on, for libvirt

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 __all__ = [
     "MARK_NAMESPACE",
+    "PARENT_LAB",
     "DomainInfo",
     "DomainState",
     "HostFacts",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 MARK_NAMESPACE = "https://labctl.test/xmlns/mark/1"
+PARENT_LAB = "-parent"  # owns parent machines while they boot; no lab can have that name
 
 
 class Stage(StrEnum):
@@ -197,7 +199,9 @@ class Inventory:
     def labs(self) -> tuple[str, ...]:
         """The names of all labs that own anything, sorted."""
         marks = [d.mark for d in self.domains] + [n.mark for n in self.networks]
-        return tuple(sorted({*(m.lab for m in marks if m), *(v.lab for v in self.volumes if v.lab)}))
+        return tuple(
+            sorted({*(m.lab for m in marks if m and m.lab != PARENT_LAB), *(v.lab for v in self.volumes if v.lab)})
+        )
 
     def domain(self, node: str) -> DomainInfo | None:
         """The domain marked as that node; only meaningful in the part of one lab (`of`)."""

@@ -28,6 +28,7 @@ from labctl.guest.specialise import identity_digest
 from labctl.hypervisor.libvirt_api import connect
 from labctl.hypervisor.seam import Hypervisor
 from labctl.inventory import DomainInfo, DomainState, Inventory, Stage
+from labctl.machines import MOST_NICS, Machine, Model, make_machine
 from labctl.plan import Action, Digests, Plan, plan_destroy, plan_up
 from labctl.record import Record, load_record, save_record
 from labctl.render.names import console_log_name, domain_name
@@ -234,8 +235,11 @@ class Lab:
             missing_images=tuple(sorted(disks.values())),
         )
 
-    def up(self, progress: Progress | None = None) -> Plan:
+    def up(self, progress: Progress | None = None, *, boot: bool = False) -> Plan:
         """Bring the lab up, from whatever state it is in; returns what was done.
+
+        Args:
+            boot: boot new nodes rather than fork them from a parent machine.
 
         Raises:
             LabError, ExceptionGroup: what failed; the next `up` goes on from there.
@@ -246,7 +250,7 @@ class Lab:
             directory = self.hypervisor.ensure_pool()
             plan = self.plan()
             save_record(self.hypervisor, self.name, self.record)
-            apply(plan, self._workshop(directory, progress))
+            apply(plan, self._workshop(directory, progress, forking=not boot))
             if plan:
                 self.wait_converged()
         return plan
@@ -267,7 +271,7 @@ class Lab:
     def _network_digests(self) -> dict[str, str]:
         return {n.name: digest_of(n) for n in self.spec.networks}
 
-    def _workshop(self, directory: str, progress: Progress) -> Workshop:
+    def _workshop(self, directory: str, progress: Progress, *, forking: bool) -> Workshop:
         found = {i: images.find(self.hypervisor, r) for i, r in self._recipes.items()}
         return Workshop(
             lab=self.spec,
@@ -279,10 +283,24 @@ class Lab:
             network_digests=self._network_digests(),
             guest=self.guest,
             build_image=lambda image: images.build(self.hypervisor, self._recipes[image], progress.note),
+            machine=lambda node: self._machine(node, directory, progress) if forking else None,
             join=join,
             bounds=Bounds.of(self.spec.accelerator),
             progress=progress,
         )
+
+    def _machine(self, node: NodeSpec, directory: str, progress: Progress) -> Machine | None:
+        """What a new node is a fork of; None, with a word why, when it has to be booted."""
+        recipe = self._recipes[node.image]
+        parent = images.find(self.hypervisor, recipe)
+        if parent is None or len(node.nics) > MOST_NICS:
+            return None
+        model = Model(parent, recipe, node.memory_mib, node.vcpus, self.spec.accelerator, directory)
+        try:
+            return make_machine(self.hypervisor, model, self.clock, progress.note)
+        except LabError as failure:
+            progress.note(f"{node.name}: no machine to be forked from, so it is booted: {failure}")
+            return None
 
     # -- nodes -----------------------------------------------------------------------------------------------------
 

@@ -35,6 +35,9 @@ def up(
     topology: TopologyArgument = DEFAULT_TOPOLOGY,
     lab: LabOption = None,
     accel: AccelOption = Accel.AUTO,
+    boot: Annotated[
+        bool, typer.Option("--boot", help="Boot new nodes rather than fork them from a running one.")
+    ] = False,
     connect: ConnectOption = DEFAULT_CONNECT,
 ) -> None:
     """Bring a lab up.
@@ -45,7 +48,7 @@ def up(
     with open_hypervisor(connect) as hypervisor:
         the_lab = Lab.from_topology(topology, hypervisor=hypervisor, name=lab, accelerator=_accelerator(accel))
         with reporting() as reporter:
-            done = the_lab.up(reporter)
+            done = the_lab.up(reporter, boot=boot)
         if not done:
             SAYS.print(f"lab {the_lab.name} is up; there is nothing to do")
         _show(the_lab, the_lab.status(), reporter.seconds)

@@ -17,6 +17,7 @@ from labctl.errors import AgentGone, HypervisorError
 from labctl.hypervisor import parse
 from labctl.hypervisor.sparse import CHUNK_BYTES, pieces
 from labctl.inventory import DomainInfo, DomainState, HostFacts, Mark, NetworkInfo, NicInfo, PoolInfo, VolumeInfo
+from labctl.saveimage import SaveHeader
 
 __all__ = ["Agent", "FakeConsole", "FakeHypervisor"]
 
@@ -26,6 +27,7 @@ T = TypeVar("T")
 _FACTS = HostFacts((11, 0, 0), (10, 0, 0), offers_kvm=False, virtualization=False, memory_mib=16384, cpus=4)
 _QCOW2_BYTES = 200 * 1024  # what an empty qcow2 file takes
 _AVAILABLE_BYTES = 1 << 40
+_SAVE_ROOM_BYTES = 1 << 16  # for the XML in a save image
 
 
 class FakeConsole:
@@ -65,6 +67,7 @@ class FakeConsole:
 class _Domain:
     info: DomainInfo
     channels: frozenset[str]
+    xml: str
     consoles: list[FakeConsole] = field(default_factory=list)
 
     @property
@@ -139,7 +142,7 @@ class FakeHypervisor:
             info = parse.domain_info(xml, DomainState.SHUT_OFF)
             targets = ElementTree.fromstring(xml).iterfind("./devices/channel/target")
             channels = frozenset(t.get("name", "") for t in targets)
-            self._domains[name] = _Domain(replace(info, uuid=info.uuid or str(uuid.uuid4())), channels)
+            self._domains[name] = _Domain(replace(info, uuid=info.uuid or str(uuid.uuid4())), channels, xml)
 
     def start_domain(self, name: str, *, paused: bool = False) -> None:
         with self._call("start_domain"):
@@ -186,6 +189,33 @@ class FakeHypervisor:
             domain = self._domains.pop(name, None)
             if domain:
                 _turn_off(domain)
+
+    def save_domain(self, name: str, path: str) -> None:
+        with self._call("save_domain"):
+            domain = self._running(name)
+            header = SaveHeader((2, _SAVE_ROOM_BYTES, 1, 0, 0), _SAVE_ROOM_BYTES, bytes(56), "", b"")
+            volume = path.rsplit("/", 1)[1]
+            xml = _with_uuid(domain.xml, domain.info.uuid)
+            self.add_file(volume, header.with_xml(xml) + b"RAM")
+            _turn_off(domain)
+
+    def restore_domain(self, path: str, *, paused: bool = False) -> None:
+        with self._call("restore_domain"):
+            volume = next((v for v in self._volumes.values() if v.info.path == path), None)
+            if volume is None:
+                raise HypervisorError(f"save image {path}: restore: no such file")
+            saved = parse.domain_info(SaveHeader.parse(volume.data).xml, DomainState.SHUT_OFF)
+            domain = _need(self._domains, "domain", saved.name)
+            _refuse(domain.info.uuid != saved.uuid, f"save image {path}: restore: another UUID than {saved.name} has")
+            _refuse(domain.on, f"domain {saved.name}: restore: domain is already running")
+            domain.info = replace(domain.info, nics=())
+            domain.turn(DomainState.PAUSED if paused else DomainState.RUNNING)
+
+    def attach_nic(self, name: str, xml: str) -> None:
+        with self._call("attach_nic"):
+            domain = self._running(name)
+            nic = parse.nic_info(ElementTree.fromstring(xml), domain.info.state)
+            domain.info = replace(domain.info, nics=(*domain.info.nics, self._with_tap(nic)))
 
     def mark_domain(self, name: str, mark: Mark) -> None:
         with self._call("mark_domain"):
@@ -316,6 +346,18 @@ class FakeHypervisor:
             stop = min(start + CHUNK_BYTES, end)
             yield data[start:stop].ljust(stop - start, b"\0")
 
+    def write_volume(self, name: str, offset: int, data: bytes) -> None:
+        with self._call("write_volume"):
+            volume = _need(self._volumes, "volume", name)
+            volume.data = volume.data[:offset].ljust(offset, b"\0") + data + volume.data[offset + len(data) :]
+
+    def copy_volume(self, source: str, xml: str) -> VolumeInfo:
+        with self._call("copy_volume"):
+            original = _need(self._volumes, "volume", source)
+            info = self.create_volume(xml)
+            self._volumes[info.name].data = original.data
+            return info
+
     def remove_volume(self, name: str) -> None:
         with self._call("remove_volume"):
             self._volumes.pop(name, None)
@@ -337,3 +379,14 @@ def _turn_off(domain: _Domain) -> None:
     for console in domain.consoles:
         console.close()
     domain.consoles.clear()
+
+
+def _with_uuid(xml: str, domain_uuid: str) -> str:
+    """The definition with what libvirt adds to it when it saves a domain."""
+    root = ElementTree.fromstring(xml)
+    for tag, text in (("uuid", domain_uuid), ("genid", str(uuid.uuid4()))):
+        element = root.find(tag)
+        if element is None:
+            element = ElementTree.SubElement(root, tag)
+        element.text = text
+    return ElementTree.tostring(root, encoding="unicode")

@@ -162,6 +162,29 @@ class LibvirtHypervisor(LibvirtStorage):
             settle(domain.destroy, lambda: not self._is_on(name))
             settle(lambda: _undefine(domain), lambda: self._find_domain(name) is None)
 
+    def save_domain(self, name: str, path: str) -> None:
+        with saying(f"domain {name}: save"):
+            domain = self._connection.lookupByName(name)
+            sparse = {
+                getattr(libvirt, "VIR_DOMAIN_SAVE_PARAM_FILE", "file"): path,
+                getattr(libvirt, "VIR_DOMAIN_SAVE_PARAM_IMAGE_FORMAT", "image_format"): "sparse",
+            }
+            try:
+                domain.saveParams(sparse, 0)
+            except libvirt.libvirtError as error:
+                if not unsupported(error):
+                    raise
+                domain.save(path)
+
+    def restore_domain(self, path: str, *, paused: bool = False) -> None:
+        with saying(f"save image {path}: restore"):
+            flag = libvirt.VIR_DOMAIN_SAVE_PAUSED if paused else libvirt.VIR_DOMAIN_SAVE_RUNNING
+            self._connection.restoreFlags(path, None, flag)
+
+    def attach_nic(self, name: str, xml: str) -> None:
+        with saying(f"domain {name}: attach a NIC"):
+            self._connection.lookupByName(name).attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
     def mark_domain(self, name: str, mark: Mark) -> None:
         with saying(f"domain {name}: mark"):
             domain = self._connection.lookupByName(name)

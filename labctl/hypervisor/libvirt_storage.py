@@ -148,6 +148,18 @@ class LibvirtStorage:
                 if sent != size_bytes:
                     raise HypervisorError(f"volume {name}: upload: the source ended after {sent} of {size_bytes} bytes")
 
+    def write_volume(self, name: str, offset: int, data: bytes) -> None:
+        with saying(f"volume {name}: write"):
+            volume = self._need_volume(name)
+            with self._stream() as stream:
+                volume.upload(stream, offset, len(data))
+                _send(stream, data, sparse=False)
+
+    def copy_volume(self, source: str, xml: str) -> VolumeInfo:
+        with saying(f"volume {parse.name_of(xml)}: copy of {source}"):
+            pool, original = self._live_pool(), self._need_volume(source)
+            return parse.volume_info(pool.createXMLFrom(xml, original).XMLDesc())
+
     def download_volume(self, name: str, *, offset: int = 0, length: int = 0) -> Iterator[bytes]:
         with saying(f"volume {name}: download"):
             volume = self._need_volume(name)

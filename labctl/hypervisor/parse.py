@@ -13,6 +13,7 @@ __all__ = [
     "interface_with_link",
     "name_of",
     "network_info",
+    "nic_info",
     "offers_kvm",
     "pool_path",
     "volume_info",
@@ -43,12 +44,13 @@ def domain_info(xml: str, state: DomainState) -> DomainInfo:
         uuid=root.findtext("uuid", ""),
         state=state,
         mark=Mark.find(xml),
-        nics=tuple(_nic_info(i, state) for i in root.iterfind("./devices/interface")),
+        nics=tuple(nic_info(i, state) for i in root.iterfind("./devices/interface")),
         disks=_paths(root),
     )
 
 
-def _nic_info(interface: ElementTree.Element, state: DomainState) -> NicInfo:
+def nic_info(interface: ElementTree.Element, state: DomainState) -> NicInfo:
+    """A NIC from its XML; `state` is its domain's."""
     return NicInfo(
         mac=_attribute(interface, "mac", "address").lower(),
         network=_attribute(interface, "source", "network"),

@@ -84,6 +84,21 @@ class Hypervisor(Protocol):
         A domain that isn't there is fine."""
         ...
 
+    def save_domain(self, name: str, path: str) -> None:
+        """Write a running domain's RAM to a file on the hypervisor's host and end it (virDomainSaveParams).
+
+        Sparse where libvirt can (11.2 and later with QEMU 9.1): no larger than what the guest really uses.
+        """
+        ...
+
+    def restore_domain(self, path: str, *, paused: bool = False) -> None:
+        """Go on with what `save_domain` wrote (virDomainRestoreFlags); name and UUID are those in the file's XML."""
+        ...
+
+    def attach_nic(self, name: str, xml: str) -> None:
+        """Plug a NIC into a running domain, for as long as it runs (virDomainAttachDeviceFlags)."""
+        ...
+
     def mark_domain(self, name: str, mark: Mark) -> None:
         """Replace the mark, in the running and the persistent definition (virDomainSetMetadata)."""
         ...
@@ -159,6 +174,17 @@ class Hypervisor(Protocol):
 
     def download_volume(self, name: str, *, offset: int = 0, length: int = 0) -> Iterator[bytes]:
         """A volume's bytes in chunks (virStorageVolDownload); a length of 0 means to the end."""
+        ...
+
+    def write_volume(self, name: str, offset: int, data: bytes) -> None:
+        """Overwrite part of a volume in place (virStorageVolUpload)."""
+        ...
+
+    def copy_volume(self, source: str, xml: str) -> VolumeInfo:
+        """Make a volume with the bytes of another one, on the hypervisor's host (virStorageVolCreateXMLFrom).
+
+        Holes stay holes; both are raw as far as libvirt is concerned.
+        """
         ...
 
     def remove_volume(self, name: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 
-__all__ = ["bridge_name", "console_log_name", "domain_name", "network_name", "overlay_name", "record_name"]
+__all__ = ["bridge_name", "console_log_name", "domain_name", "network_name", "overlay_name", "ram_name", "record_name"]
 
 
 def domain_name(lab: str, node: str) -> str:
@@ -36,6 +36,11 @@ def console_log_name(lab: str, node: str) -> str:
     virtlogd turns it over to `….log.0`, `….log.1` and so on at 2 MiB; those names belong to the lab, too.
     """
     return f"lab.{lab}.{node}.console.log"
+
+
+def ram_name(lab: str, node: str) -> str:
+    """The volume that a node's RAM comes from while it is forked; gone once it runs."""
+    return f"lab.{lab}.{node}.ram"
 
 
 def record_name(lab: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
+from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template, TemplateError, TemplateSyntaxError
 
@@ -36,11 +37,16 @@ def render_text(source: str, name: str, context: Mapping[str, object]) -> str:
         LabError: the template is wrong or uses what is not in `context`; names template and line.
     """
     try:
-        code = _ENVIRONMENT.compile(source, name=name, filename=name)
-        template = Template.from_code(_ENVIRONMENT, code, _ENVIRONMENT.make_globals(None))
-        return template.render(context)
+        return _compiled(source, name).render(context)
     except _EXPRESSION_ERRORS as error:
         raise LabError(f"{name}:{_line(error, name)}: {error}") from error
+
+
+@cache
+def _compiled(source: str, name: str) -> Template:
+    """A template, compiled once: every node of a lab is rendered from the same few."""
+    code = _ENVIRONMENT.compile(source, name=name, filename=name)
+    return Template.from_code(_ENVIRONMENT, code, _ENVIRONMENT.make_globals(None))
 
 
 def render_packaged(name: str, context: Mapping[str, object]) -> str:

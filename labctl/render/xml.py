@@ -10,7 +10,17 @@ from labctl.render.names import bridge_name, domain_name, network_name
 from labctl.render.templates import render_packaged
 from labctl.topology.spec import Accelerator, NetworkSpec
 
-__all__ = ["DirectBoot", "DomainPlan", "NicPlan", "base_xml", "domain_xml", "network_xml", "overlay_xml", "pool_xml"]
+__all__ = [
+    "DirectBoot",
+    "DomainPlan",
+    "NicPlan",
+    "base_xml",
+    "domain_xml",
+    "network_xml",
+    "nic_xml",
+    "overlay_xml",
+    "pool_xml",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,11 @@ def domain_xml(plan: DomainPlan) -> str:
     """The definition of a node."""
     name = domain_name(plan.mark.lab, plan.mark.name)
     return render_packaged("domain.xml.j2", {"plan": plan, "name": name, "mark": plan.mark})
+
+
+def nic_xml(nic: NicPlan) -> str:
+    """A NIC to be plugged into a running domain, into whichever port is free."""
+    return render_packaged("nic.xml.j2", {"nic": nic})
 
 
 def network_xml(lab: str, network: NetworkSpec, digest: str) -> str:

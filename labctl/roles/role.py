@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,9 @@ class RenderedRole:
     ready: tuple[ReadyCheck, ...]
 
 
+@cache
 def load_role(name: str) -> Role:
-    """Read a role of the library.
+    """Read a role of the library; once, since a plan asks for the same few again and again.
 
     Raises:
         InputError: there is none of that name.
