@@ -100,6 +100,6 @@ def test_an_agent_that_was_started_again_does_not_know_the_command_and_that_is_a
 ):
     in_background("sleep 2; sv restart /etc/labctl/service/qemu-ga")
     began_s = micro.clock.now_s()
-    with pytest.raises(GuestError, match="client: .*guest-exec-status"):
+    with pytest.raises(GuestError, match=r"client: .*guest-exec-status"):
         guest.run(["/bin/sleep", "60"], within_s=60)
     assert micro.clock.now_s() - began_s < 30
