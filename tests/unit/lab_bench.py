@@ -11,9 +11,19 @@ from ipaddress import IPv4Interface, IPv4Network
 
 from scripted_guest import ScriptedGuest
 
-from labctl.hypervisor.fake import FakeHypervisor
+from labctl.hypervisor.fake import Agent, FakeHypervisor
 from labctl.images import MANIFEST_ROOM_BYTES, Manifest, Recipe, load_recipe
-from labctl.inventory import DomainInfo, DomainState, Inventory, Mark, NetworkInfo, NicInfo, Stage, VolumeInfo
+from labctl.inventory import (
+    PARENT_LAB,
+    DomainInfo,
+    DomainState,
+    Inventory,
+    Mark,
+    NetworkInfo,
+    NicInfo,
+    Stage,
+    VolumeInfo,
+)
 from labctl.lab import Lab
 from labctl.plan import Action, Digests
 from labctl.record import Record
@@ -115,12 +125,27 @@ def micro() -> Recipe:
     return load_recipe("micro")
 
 
+class Agents(dict[str, Agent]):
+    """Agents by domain; parent machines, whose names nobody knows beforehand, all have the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parent = ScriptedGuest()
+
+    def get(self, domain: str, default: Agent | None = None) -> Agent | None:  # type: ignore[override]
+        """The agent of a domain."""
+        return super().get(domain, self._parent if domain.startswith(f"{PARENT_LAB}.") else default)
+
+
 @dataclass
 class Bench:
     """A fake hypervisor on which every node of every lab has a guest that answers."""
 
     hypervisor: FakeHypervisor = field(default_factory=FakeHypervisor)
     guests: dict[str, ScriptedGuest] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.hypervisor.agents = Agents()
 
     def parent(self, recipe: Recipe | None = None, *, contents: bytes = b"") -> str:
         """Put a complete parent disk into the pool; returns its volume's name."""

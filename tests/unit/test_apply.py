@@ -79,6 +79,7 @@ class Site:
                 network_digests={n.name: "network" for n in self.lab.networks},
                 guest=self.guest,
                 build_image=self._build,
+                machine=lambda _node: None,
                 join=self._join,
                 bounds=self.bounds,
                 progress=self.heard,
