@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 from rich.console import Console
 
-__all__ = ["RESULTS", "SAYS"]
+__all__ = ["RESULTS", "SAYS", "reader_gone"]
+
+
+def reader_gone() -> int:
+    """What to do when nobody reads our output any more, as with `| head`: say nothing; returns the exit code.
+
+    Python would else complain of what it can't flush at its end. 141 is 128 + SIGPIPE, as a shell would say it.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+
+
+class _Terminal(Console):
+    """A console that takes what it is given as it is: `:ab:` in a MAC address is no emoji."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, soft_wrap=True, highlight=False, emoji=False)
+
+    def on_broken_pipe(self) -> None:
+        """The reader went away; rich's own exit code, 1, would say that a verdict failed."""
+        raise SystemExit(reader_gone())
+
 
 # Results go to standard output so that they can be piped; what happens meanwhile goes to standard error.
-RESULTS = Console(soft_wrap=True, highlight=False)
-SAYS = Console(stderr=True, soft_wrap=True, highlight=False)
+RESULTS = _Terminal()
+SAYS = _Terminal(stderr=True)

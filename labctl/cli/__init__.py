@@ -19,7 +19,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line; errors become a message, a next step and an exit code.
 
-    0 fine, 1 verdict failed, 2 bad input, 3 environment, 4 deadline, 130 interrupted.
+    0 fine, 1 verdict failed, 2 bad input, 3 environment, 4 deadline, 130 interrupted, 141 nobody reads our output.
     """
     try:
         app(standalone_mode=True)
@@ -33,11 +33,6 @@ def main() -> None:
         for leaf in leaves:
             _say(leaf)
         sys.exit(max(leaf.exit_code for leaf in leaves if isinstance(leaf, LabError)))
-    except KeyboardInterrupt:
-        SAYS.print("labctl: interrupted; the same command goes on from here", style="yellow")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)  # the reader of our output went away, as with `| head`
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

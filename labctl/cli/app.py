@@ -5,17 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from labctl import __version__
+from labctl.console import SAYS, reader_gone
 from labctl.lab import DEFAULT_URI, Lab, open_hypervisor
 
 __all__ = ["AccelOption", "ConnectOption", "JsonOption", "LabOption", "app", "existing_lab"]
 
+
+class _Commands(TyperGroup):
+    """The commands; typer itself has no message for Ctrl-C, and calls a reader that went away a failure (1)."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run what the command line says."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            SAYS.print("labctl: interrupted; the same command goes on from here", style="yellow")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            raise typer.Exit(reader_gone()) from None
+
+
 app = typer.Typer(
     name="labctl",
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 
 import typer
+from rich.markup import escape
 
 from labctl.accelerator import cpu_flags, is_local
 from labctl.cli.app import DEFAULT_CONNECT, ConnectOption, JsonOption, app
@@ -33,7 +34,7 @@ def doctor(as_json: JsonOption = False, connect: ConnectOption = DEFAULT_CONNECT
 
 
 def _show(finding: Finding) -> None:
-    RESULTS.print(f"{_WORDS[finding.ok]}  {finding.name}: {finding.found}")
+    RESULTS.print(f"{_WORDS[finding.ok]}  {finding.name}: {escape(finding.found)}")
     if finding.ok is not True:
         if finding.expected:
             RESULTS.print(f"      expected: {finding.expected}", markup=False)

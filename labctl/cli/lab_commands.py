@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from labctl.cli.app import DEFAULT_CONNECT, Accel, AccelOption, ConnectOption, JsonOption, LabOption, app, existing_lab
 from labctl.cli.progress import reporting
 from labctl.cluster.membership import ClusterView
 from labctl.console import RESULTS, SAYS
+from labctl.errors import InputError
 from labctl.lab import DEFAULT_TOPOLOGY, Lab, NodeStatus, default_lab, destroy_lab, inventory, open_hypervisor
 from labctl.topology.load import find_topology, load_topology
 from labctl.topology.schema import schema_json
@@ -63,10 +65,12 @@ def destroy(lab: LabOption = None, connect: ConnectOption = DEFAULT_CONNECT) -> 
     Found by what libvirt holds, so it works after any crash. Parent disks stay; see `labctl image prune`.
     """
     with open_hypervisor(connect) as hypervisor:
-        name = lab or default_lab(inventory(hypervisor).labs)
+        labs = inventory(hypervisor).labs
+        name = lab or (default_lab(labs) if labs else DEFAULT_TOPOLOGY)
         with reporting() as reporter:
             done = destroy_lab(hypervisor, name, reporter)
-    SAYS.print(f"lab {name} is gone: {len(done.actions)} objects removed" if done else f"there is no lab {name}")
+    gone = f"lab {name} is gone: {len(done.actions)} objects removed"
+    SAYS.print(gone if done else f"there is no lab {name}", markup=False)
 
 
 @app.command(rich_help_panel=_LABS)
@@ -120,7 +124,8 @@ def validate(topology: TopologyArgument = DEFAULT_TOPOLOGY) -> None:
     """Check a topology file and show all its problems, with line and column. Touches nothing."""
     found = load_topology(find_topology(topology))
     RESULTS.print(
-        f"{topology}: fine: {len(found.nodes)} nodes, {len(found.networks)} networks, {len(found.clusters)} clusters"
+        f"{topology}: fine: {len(found.nodes)} nodes, {len(found.networks)} networks, {len(found.clusters)} clusters",
+        markup=False,
     )
 
 
@@ -130,9 +135,16 @@ def schema(
 ) -> None:
     """Print the JSON Schema of topology files, for editors."""
     if output:
-        output.write_text(schema_json())
+        _write(output, schema_json())
     else:
         typer.echo(schema_json(), nl=False)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise InputError(f"{path} can't be written: {error.strerror}") from error
 
 
 # -- showing -----------------------------------------------------------------------------------------------------------
@@ -188,7 +200,9 @@ def _show_cluster(view: ClusterView) -> None:
     table = _table("member", "host ID", "sees", "buckets")
     for member in view.members:
         sees = (
-            ", ".join(names[p] for p in sorted(member.alive)) if member.alive is not None else f"[red]{member.why}[/]"
+            ", ".join(names[p] for p in sorted(member.alive))
+            if member.alive is not None
+            else f"[red]{escape(member.why)}[/]"
         )
         owns = ", ".join(f"{rule}: {shares.get(member.node, 0)}" for rule, shares in view.owned.items())
         table.add_row(member.node, str(member.priority), sees or "nobody", owns or "-")

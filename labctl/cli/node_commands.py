@@ -85,7 +85,11 @@ def _copy_in(lab: Lab, source: Path, node: str, target: str) -> None:
         target += source.name
     if not target.startswith("/"):
         raise InputError(f"{node}:{target} is not an absolute path")
-    lab.guest(node).write_file(target, source.read_bytes(), mode=source.stat().st_mode & 0o777)
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise InputError(f"{source} can't be read: {error.strerror}") from error
+    lab.guest(node).write_file(target, data, mode=source.stat().st_mode & 0o777)
 
 
 def _copy_out(lab: Lab, node: str, source: str, target: Path) -> None:
@@ -93,10 +97,14 @@ def _copy_out(lab: Lab, node: str, source: str, target: Path) -> None:
         target = target / Path(source).name
     partial = target.with_name(f".{target.name}.labctl-new")
     try:
-        partial.write_bytes(lab.guest(node).read_file(source))
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+        partial.touch()  # before much is read in vain
+        try:
+            partial.write_bytes(lab.guest(node).read_file(source))
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{target} can't be written: {error.strerror}") from error
 
 
 @app.command(rich_help_panel=_NODES)
@@ -107,8 +115,8 @@ def console(
 ) -> None:
     """Open a node's serial console; Ctrl-] leaves it. Works while its agent and its network don't."""
     with existing_lab(lab, connect) as the_lab:
-        SAYS.print(f"console of {node}; Ctrl-] leaves it, Enter shows the prompt")
         opened = the_lab.hypervisor.open_console(the_lab.guest(node).domain)
+        SAYS.print(f"console of {node}; Ctrl-] leaves it, Enter shows the prompt")
         try:
             with _raw_terminal():
                 _talk(opened)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from labctl.clock import SystemClock
@@ -53,7 +54,7 @@ class Reporter:
         self._line(text)
 
     def _line(self, text: str) -> None:
-        SAYS.print(f"[dim]{self._clock.now_s() - self._began_s:6.1f} s[/dim]  {text}")
+        SAYS.print(f"[dim]{self._clock.now_s() - self._began_s:6.1f} s[/dim]  {escape(text)}")
 
     def __rich__(self) -> Table:
         """The live table; rich asks for it several times a second."""

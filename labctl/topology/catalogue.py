@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from labctl.errors import InputError, Problem
@@ -50,7 +51,18 @@ def load_catalogue(library: Path | None = None, images: Path | None = None) -> C
     Raises:
         InputError: one of them isn't YAML, or the key holds something else than it should.
     """
-    library, images = library or ROLE_LIBRARY, images or shipped("images")
+    if library is None and images is None:
+        return _shipped_catalogue()
+    return _read(library or ROLE_LIBRARY, images or shipped("images"))
+
+
+@cache
+def _shipped_catalogue() -> Catalogue:
+    """labctl's own, read once: a topology is checked against it and then resolved with it."""
+    return _read(ROLE_LIBRARY, shipped("images"))
+
+
+def _read(library: Path, images: Path) -> Catalogue:
     return Catalogue(
         {path.parent.name: _requires(path) for path in sorted(library.glob("*/role.yaml"))},
         {path.parent.name: ImageDefaults(_memory_mib(path)) for path in sorted(images.glob("*/recipe.yaml"))},
