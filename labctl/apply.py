@@ -25,7 +25,7 @@ from labctl.render.xml import DirectBoot, DomainPlan, NicPlan, domain_xml, netwo
 from labctl.roles.role import Facts, RenderedRole, Role, in_order, load_role, render_role, role_checks
 from labctl.topology.spec import Accelerator, LabSpec, NodeSpec
 
-__all__ = ["Bounds", "Builder", "Progress", "Workshop", "apply"]
+__all__ = ["Bounds", "Builder", "Progress", "Workshop", "apply", "domain_plan"]
 
 SYNC_WITHIN_S = 120.0  # several guests on one slow disk
 
@@ -151,6 +151,22 @@ def _causes(failures: list[BaseException]) -> BaseException:
     return BaseExceptionGroup("several nodes failed", real)
 
 
+def domain_plan(shop: Workshop, node: NodeSpec) -> DomainPlan:
+    """The domain of a node, as it is defined."""
+    parent = shop.parents[node.image]
+    return DomainPlan(
+        mark=Mark(shop.lab.name, node.name, shop.digests[node.name].machine),
+        memory_mib=node.memory_mib,
+        vcpus=node.vcpus,
+        accelerator=shop.lab.accelerator,
+        disk_path=f"{shop.directory}/{overlay_name(shop.lab.name, node.name)}",
+        disk_serial="root",
+        nics=tuple(NicPlan(nic.mac, network_name(shop.lab.name, nic.network)) for nic in node.nics),
+        boot=DirectBoot(parent.kernel.path, parent.initrd.path, shop.recipes[node.image].command_line),
+        console_log=f"{shop.directory}/{console_log_name(shop.lab.name, node.name)}",
+    )
+
+
 class _DependencyFailed(LabError):
     """A role that this one waits for failed; its own error is reported where it happened."""
 
@@ -241,22 +257,7 @@ class Builder:
         below = machine.disk if machine else shop.parents[node.image].disk
         overlay = overlay_xml(overlay_name(shop.lab.name, node.name), below.capacity_bytes, below.path)
         shop.hypervisor.create_volume(overlay)
-        shop.hypervisor.define_domain(domain_xml(self._domain_plan(node)))
-
-    def _domain_plan(self, node: NodeSpec) -> DomainPlan:
-        shop = self._shop
-        parent = shop.parents[node.image]
-        return DomainPlan(
-            mark=Mark(shop.lab.name, node.name, shop.digests[node.name].machine),
-            memory_mib=node.memory_mib,
-            vcpus=node.vcpus,
-            accelerator=shop.lab.accelerator,
-            disk_path=f"{shop.directory}/{overlay_name(shop.lab.name, node.name)}",
-            disk_serial="root",
-            nics=tuple(NicPlan(nic.mac, network_name(shop.lab.name, nic.network)) for nic in node.nics),
-            boot=DirectBoot(parent.kernel.path, parent.initrd.path, shop.recipes[node.image].command_line),
-            console_log=f"{shop.directory}/{console_log_name(shop.lab.name, node.name)}",
-        )
+        shop.hypervisor.define_domain(domain_xml(domain_plan(self._shop, node)))
 
     def _start_node(self, action: Action) -> None:
         shop = self._shop
@@ -272,7 +273,7 @@ class Builder:
         """Start a new node as a fork of the parent machine; says why not when it has to be booted after all."""
         shop = self._shop
         try:
-            fork(shop.hypervisor, machine, self._domain_plan(node))
+            fork(shop.hypervisor, machine, domain_plan(self._shop, node))
         except LabError as failure:
             shop.progress.note(f"{node.name}: could not be forked, so it is booted: {failure}")
             return False

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -136,12 +137,21 @@ def load_recipe(name: str, library: Path | None = None) -> Recipe:
     """Read `images/NAME/recipe.yaml`.
 
     Args:
-        library: the folder of image folders; labctl's own by default.
+        library: the folder of image folders; labctl's own by default, which is read once.
 
     Raises:
         InputError: there is no such image.
     """
-    folder = (library or store.shipped("images")) / name
+    return _read_recipe(name, library) if library else _shipped_recipe(name)
+
+
+@cache
+def _shipped_recipe(name: str) -> Recipe:
+    return _read_recipe(name, store.shipped("images"))
+
+
+def _read_recipe(name: str, library: Path) -> Recipe:
+    folder = library / name
     if not (folder / "recipe.yaml").is_file():
         raise InputError(f"image {name} does not exist", hint=f"shipped images: {', '.join(recipe_names())}")
     raw = YAML(typ="safe").load(folder / "recipe.yaml")

@@ -10,8 +10,7 @@ with open_hypervisor("qemu:///system") as hypervisor:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,18 +21,21 @@ from labctl.apply import Bounds, Progress, Workshop, apply
 from labctl.clock import Clock, Deadline, SystemClock
 from labctl.cluster.membership import ClusterView, join, look, wait_converged
 from labctl.cluster.render import cluster_digest
+from labctl.destroy import Silent, destroy_lab, inventory, remove_nodes
 from labctl.errors import HypervisorError, InputError, LabError
 from labctl.faults import Ground
 from labctl.guest.agent import Guest
 from labctl.guest.specialise import identity_digest
 from labctl.hypervisor.libvirt_api import connect
 from labctl.hypervisor.seam import Hypervisor
-from labctl.inventory import DomainInfo, DomainState, Inventory, Stage
+from labctl.inventory import DomainInfo, DomainState, Stage
 from labctl.machines import MOST_NICS, Machine, Model, make_machine
-from labctl.plan import Action, Digests, Plan, Verb, plan_destroy, plan_up
+from labctl.plan import Digests, Plan, Verb, plan_restore, plan_up
+from labctl.ready import find_ready, keep_ready, restore_ready
 from labctl.record import Record, load_record, save_record
-from labctl.render.names import console_log_name, domain_name
+from labctl.render.names import console_log_name, domain_name, network_name
 from labctl.roles.role import digest_of_roles
+from labctl.state import remove_state
 from labctl.topology.load import find_topology, parse_topology, read_text
 from labctl.topology.resolve import resolve
 from labctl.topology.spec import Accelerator, ClusterSpec, LabSpec, NodeSpec, digest_of
@@ -54,19 +56,6 @@ __all__ = [
 DEFAULT_TOPOLOGY = "exchange2007"
 DEFAULT_URI = "qemu:///system"
 CONSOLE_TAIL_BYTES = 4096
-
-
-class Silent:
-    """Progress that goes nowhere."""
-
-    def started(self, action: Action) -> None:
-        """Nothing."""
-
-    def done(self, action: Action) -> None:
-        """Nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +94,6 @@ def open_hypervisor(uri: str = DEFAULT_URI) -> Iterator[Hypervisor]:
         hypervisor.close()
 
 
-def inventory(hypervisor: Hypervisor) -> Inventory:
-    """Everything that the hypervisor holds, whoever owns it."""
-    return Inventory(hypervisor.domains(), hypervisor.networks(), hypervisor.volumes())
-
-
 def default_lab(labs: Sequence[str]) -> str:
     """The lab that is meant when none is named: that of the default topology, or the only one there is.
 
@@ -123,46 +107,6 @@ def default_lab(labs: Sequence[str]) -> str:
     if not labs:
         raise InputError("there is no lab", hint="labctl up brings one up")
     raise InputError(f"which lab? There are {', '.join(labs)}", hint=f"add --lab {labs[0]}")
-
-
-def destroy_lab(hypervisor: Hypervisor, name: str, progress: Progress | None = None) -> Plan:
-    """Remove all that a lab owns, whatever state it is in, by what libvirt holds; returns what was done.
-
-    Every removal is tried, even when an earlier one failed.
-
-    Raises:
-        ExceptionGroup: of the `LabError`s of what could not be removed.
-    """
-    progress = progress or Silent()
-    if name not in inventory(hypervisor).labs:
-        return Plan(())
-    with store.locked(f"lab-{name}", lambda: progress.note(f"another labctl works on lab {name}: waiting for it")):
-        plan = plan_destroy(inventory(hypervisor).of(name))
-        failures = [
-            *_each(plan, Verb.REMOVE_NODE, hypervisor.remove_domain, progress),
-            *_each(plan, Verb.REMOVE_VOLUME, hypervisor.remove_volume, progress),
-            *_each(plan, Verb.REMOVE_NETWORK, hypervisor.remove_network, progress),
-        ]
-    if failures:
-        raise ExceptionGroup(f"lab {name} could not be removed whole", failures)
-    return plan
-
-
-def _each(plan: Plan, verb: Verb, remove: Callable[[str], None], progress: Progress) -> list[LabError]:
-    """Do all actions of one verb side by side; returns what failed."""
-
-    def one(action: Action) -> LabError | None:
-        progress.started(action)
-        try:
-            remove(action.target)
-        except LabError as failure:
-            return failure
-        progress.done(action)
-        return None
-
-    actions = [a for a in plan.actions if a.verb is verb]
-    with ThreadPoolExecutor(max_workers=8, thread_name_prefix="destroy") as pool:
-        return [failure for failure in pool.map(one, actions) if failure]
 
 
 def console_tail(hypervisor: Hypervisor, lab: str, node: str, *, size_bytes: int = CONSOLE_TAIL_BYTES) -> str:
@@ -233,38 +177,101 @@ class Lab:
 
     # -- up and down -----------------------------------------------------------------------------------------------
 
-    def plan(self) -> Plan:
-        """What `up` would do now."""
+    def plan(self, *, fresh: bool = False) -> Plan:
+        """What `up` would do now.
+
+        Args:
+            fresh: as for `up`.
+        """
         there = inventory(self.hypervisor).of(self.name)
+        networks = self._network_digests()
+        if not (there.domains or fresh):
+            pool = self.hypervisor.pool()
+            state = find_ready(self._workshop(pool.path, Silent())) if pool else None
+            if state:
+                return plan_restore(self.spec, there, networks=networks, ready="from the saved ready state")
         parents = {i: images.find(self.hypervisor, r) for i, r in self._recipes.items()}
         disks = {r.disk_name: i for i, r in self._recipes.items() if parents[i] is None}
         return plan_up(
-            self.spec,
-            there,
-            nodes=self.digests(),
-            networks=self._network_digests(),
-            missing_images=tuple(sorted(disks.values())),
+            self.spec, there, nodes=self.digests(), networks=networks, missing_images=tuple(sorted(disks.values()))
         )
 
-    def up(self, progress: Progress | None = None, *, boot: bool = False) -> Plan:
-        """Bring the lab up, from whatever state it is in; returns what was done.
+    def up(
+        self, progress: Progress | None = None, *, boot: bool = False, fresh: bool = False, keep: bool = True
+    ) -> Plan:
+        """Bring the lab up, from whatever state it is in, by the cheapest true way; returns what was done.
 
         Args:
-            boot: boot new nodes rather than fork them from a parent machine.
+            boot: boot new nodes rather than fork them from a parent machine; implies `fresh`.
+            fresh: don't restore the ready state that an earlier `up` saved.
+            keep: save the ready state when the whole lab was made.
 
         Raises:
             LabError, ExceptionGroup: what failed; the next `up` goes on from there.
         """
         progress = progress or Silent()
-        waiting = f"another labctl works on lab {self.name}: waiting for it"
-        with store.locked(f"lab-{self.name}", lambda: progress.note(waiting)):
+        with self._locked(progress):
             directory = self.hypervisor.ensure_pool()
-            plan = self.plan()
+            plan = self.plan(fresh=fresh or boot)
             save_record(self.hypervisor, self.name, self.record)
-            apply(plan, self._workshop(directory, progress, forking=not boot))
+            if any(a.verb is Verb.RESTORE_NODE for a in plan.actions):
+                self._restore(plan, self._workshop(directory, progress))
+                rest = self.plan(fresh=True)
+            else:
+                rest = plan
+            apply(rest, self._workshop(directory, progress, forking=not boot))
             if plan:
                 self.wait_converged()
+            if keep and {a.node for a in rest.actions if a.verb is Verb.CREATE_NODE} == {
+                n.name for n in self.spec.nodes
+            }:
+                self._keep(self._workshop(directory, progress))
         return plan
+
+    def reset(self, progress: Progress | None = None) -> None:
+        """Put a lab that is up back into its ready state, in seconds, whatever was done to it since.
+
+        Raises:
+            InputError: no ready state of it was saved.
+            LabError, ExceptionGroup: it could not be restored whole, or did not converge.
+        """
+        progress = progress or Silent()
+        with self._locked(progress):
+            shop = self._workshop(self.hypervisor.ensure_pool(), progress)
+            state = find_ready(shop)
+            if state is None:
+                raise InputError(f"lab {self.name} has no saved ready state", hint="labctl destroy, then labctl up")
+            for network in self.spec.networks:
+                self.hypervisor.start_network(network_name(self.name, network.name))
+            restore_ready(shop, state)
+            self.wait_converged()
+
+    def _locked(self, progress: Progress) -> AbstractContextManager[None]:
+        waiting = f"another labctl works on lab {self.name}: waiting for it"
+        return store.locked(f"lab-{self.name}", lambda: progress.note(waiting))
+
+    def _restore(self, plan: Plan, shop: Workshop) -> None:
+        """Restore the ready state; one that can't be is thrown away with a word, and the lab is made another way."""
+        state = find_ready(shop)
+        try:
+            if state is None:
+                raise HypervisorError("the saved ready state vanished")
+            apply(Plan(tuple(a for a in plan.actions if a.verb is not Verb.RESTORE_NODE)), shop)
+            restore_ready(shop, state)
+        except (LabError, ExceptionGroup) as failure:
+            shop.progress.note(f"the saved ready state can't be restored, so it is thrown away: {failure}")
+            remove_nodes(self.hypervisor, self.name, shop.progress)
+            if state:
+                remove_state(self.hypervisor, state.manifest.key)
+
+    def _keep(self, shop: Workshop) -> None:
+        """Save the ready state; that it could not be saved is worth a word, not a failed `up`."""
+        try:
+            keep_ready(shop)
+        except (LabError, ExceptionGroup) as failure:
+            shop.progress.note(f"the ready state could not be saved, so the next `up` will not restore it: {failure}")
+            apply(self.plan(fresh=True), shop)
+        self.wait_converged()
 
     def destroy(self, progress: Progress | None = None) -> Plan:
         """Remove all that the lab owns; see `destroy_lab`."""
@@ -282,7 +289,7 @@ class Lab:
     def _network_digests(self) -> dict[str, str]:
         return {n.name: digest_of(n) for n in self.spec.networks}
 
-    def _workshop(self, directory: str, progress: Progress, *, forking: bool) -> Workshop:
+    def _workshop(self, directory: str, progress: Progress, *, forking: bool = False) -> Workshop:
         found = {i: images.find(self.hypervisor, r) for i, r in self._recipes.items()}
         return Workshop(
             lab=self.spec,

@@ -25,7 +25,7 @@ from labctl.render.xml import DirectBoot, DomainPlan, NicPlan, base_xml, domain_
 from labctl.saveimage import HEADER_BYTES, SaveHeader, UnknownSaveFormat, read_length
 from labctl.topology.spec import Accelerator, digest_of
 
-__all__ = ["MOST_NICS", "Machine", "Model", "find_machine", "fork", "make_machine", "remove_unused"]
+__all__ = ["MOST_NICS", "Machine", "Model", "find_machine", "fork", "load_machine", "make_machine", "remove_unused"]
 
 MOST_NICS = 4  # as many as a machine without any has spare ports for
 BOOT_WITHIN_S = 600.0
@@ -70,7 +70,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Machine:
-    """A saved parent machine."""
+    """A saved machine: the frozen disk under its forks, and the RAM that they go on with."""
 
     disk: VolumeInfo
     ram: VolumeInfo
@@ -79,14 +79,7 @@ class Machine:
 
 def find_machine(hypervisor: Hypervisor, model: Model) -> Machine | None:
     """The machine of this model, or None when it isn't there, or was not saved to its end."""
-    disk_name, saved_name = _names(model, model.digest(hypervisor))
-    disk, ram = hypervisor.volume(disk_name), hypervisor.volume(saved_name)
-    if disk is None or ram is None:
-        return None
-    try:
-        return Machine(disk, ram, _header(hypervisor, saved_name))
-    except UnknownSaveFormat:
-        return None
+    return load_machine(hypervisor, *_names(model, model.digest(hypervisor)))
 
 
 def make_machine(hypervisor: Hypervisor, model: Model, clock: Clock, say: Callable[[str], None]) -> Machine:
@@ -117,11 +110,23 @@ def make_machine(hypervisor: Hypervisor, model: Model, clock: Clock, say: Callab
         return machine
 
 
-def fork(hypervisor: Hypervisor, machine: Machine, plan: DomainPlan) -> None:
+def load_machine(hypervisor: Hypervisor, disk_name: str, saved_name: str) -> Machine | None:
+    """A machine by its two volumes, or None when one isn't there, or was not saved to its end."""
+    disk, ram = hypervisor.volume(disk_name), hypervisor.volume(saved_name)
+    if disk is None or ram is None:
+        return None
+    try:
+        return Machine(disk, ram, _header(hypervisor, saved_name))
+    except UnknownSaveFormat:
+        return None
+
+
+def fork(hypervisor: Hypervisor, machine: Machine, plan: DomainPlan, *, paused: bool = False) -> None:
     """Start a defined domain, whose disk is an overlay on the machine's, as a copy of the running machine.
 
     Args:
         plan: that the domain was defined with.
+        paused: leave it paused, for several to go on together.
 
     Raises:
         LabError: it could not be started; it is off.
@@ -136,8 +141,10 @@ def fork(hypervisor: Hypervisor, machine: Machine, plan: DomainPlan) -> None:
         ram = hypervisor.copy_volume(machine.ram.name, base_xml(copy, machine.ram.capacity_bytes, "raw"))
         hypervisor.write_volume(copy, 0, machine.header.with_xml(_as_domain(machine.header.xml, plan, domain.uuid)))
         hypervisor.restore_domain(ram.path, paused=True)
-        _plug_in(hypervisor, name, plan.nics)
-        hypervisor.resume(name)
+        saved_macs = machine.header.xml.lower()
+        _plug_in(hypervisor, name, tuple(nic for nic in plan.nics if nic.mac not in saved_macs))
+        if not paused:
+            hypervisor.resume(name)
     except BaseException:
         hypervisor.power_off(name)
         raise
@@ -206,9 +213,24 @@ def _as_domain(xml: str, plan: DomainPlan, domain_uuid: str) -> str:
     if source is None or serial is None:
         raise UnknownSaveFormat("save image: its XML is without a disk or a serial console")
     source.set("file", plan.disk_path)
+    for log in serial.findall("log"):
+        serial.remove(log)
     if plan.console_log:
         serial.insert(0, ElementTree.Element("log", {"file": plan.console_log, "append": "on"}))
+    for interface in root.iterfind("./devices/interface"):
+        _rewire(interface, {nic.mac: nic.network for nic in plan.nics})
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _rewire(interface: ElementTree.Element, networks: dict[str, str]) -> None:
+    """Put a saved NIC on the network of its new lab; what it was plugged into there is nobody's any more."""
+    mac, source = interface.find("mac"), interface.find("source")
+    if mac is None or source is None or mac.get("address", "").lower() not in networks:
+        raise UnknownSaveFormat("save image: its XML has a NIC that the node doesn't have")
+    source.attrib.clear()
+    source.set("network", networks[mac.get("address", "").lower()])
+    for target in interface.findall("target"):
+        interface.remove(target)
 
 
 def _set(root: ElementTree.Element, tag: str, text: str) -> None:

@@ -10,7 +10,7 @@ from labctl.inventory import DomainInfo, DomainState, Inventory, NicInfo, Stage
 from labctl.render.names import network_name, overlay_name, record_name
 from labctl.topology.spec import LabSpec, NodeSpec
 
-__all__ = ["Action", "Digests", "Plan", "Verb", "plan_destroy", "plan_up"]
+__all__ = ["Action", "Digests", "Plan", "Verb", "plan_destroy", "plan_restore", "plan_up"]
 
 
 class Verb(StrEnum):
@@ -20,6 +20,7 @@ class Verb(StrEnum):
     CREATE_NETWORK = "create network"
     START_NETWORK = "start network"
     REMOVE_NETWORK = "remove network"
+    RESTORE_NODE = "restore node"
     CREATE_NODE = "create node"
     START_NODE = "start node"
     RESTART_NODE = "restart node"
@@ -113,6 +114,22 @@ def plan_up(
                 for n in lab.nodes
                 for a in _node(lab, n, None if n.name in gone else there.domain(n.name), nodes[n.name], active)
             ),
+        )
+    )
+
+
+def plan_restore(lab: LabSpec, there: Inventory, *, networks: Mapping[str, str], ready: str) -> Plan:
+    """The way from a lab of which at most networks are there to one in its ready state.
+
+    Args:
+        ready: what is restored, for people.
+    """
+    stale = {n.name for n in lab.networks if _stale_network(there, n.name, networks[n.name])}
+    return Plan(
+        (
+            *_remove_strays(lab, there),
+            *(a for n in lab.networks for a in _network(there, n.name, stale=n.name in stale)),
+            *(Action(Verb.RESTORE_NODE, n.name, ready, n.name) for n in lab.nodes),
         )
     )
 

@@ -118,6 +118,13 @@ def lab(labs: Labs, topology: str) -> Lab:
 
 
 @pytest.fixture
+def clean_lab(lab: Lab) -> Lab:
+    """The test's lab, set back to its ready state just now: its nodes answer, its clusters have converged."""
+    lab.reset()
+    return lab
+
+
+@pytest.fixture
 def node(lab: Lab) -> Callable[[str], Any]:
     """Makes a testinfra host of a node, over the guest agent: `node("cas1").service("nginx").is_running`."""
     return lambda name: testinfra_host(lab.guest(name))
@@ -215,5 +222,5 @@ def _journal(lab: Lab, node: str) -> str:
     guest = lab.guest(node)
     if why_not := guest.answers():
         return f"not to be had, the guest agent does not answer: {why_not}\n"
-    script = "journalctl --no-pager --lines 2000 2>/dev/null || tail -n 500 /var/log/*.log"
+    script = "journalctl --merge --no-pager --lines 2000 2>/dev/null || tail -n 500 /var/log/*.log"
     return guest.run(["/bin/sh", "-c", script], within_s=60.0).stdout.decode(errors="replace")

@@ -116,9 +116,11 @@ def _find(hypervisor: Hypervisor, name: str) -> Parent:
 
 
 def _labs(users: tuple[str, ...], everything: Inventory) -> list[str]:
-    """Who stands on a parent, in short: each lab with how many of its nodes do; what is no lab's by its own name."""
+    """Who stands on a parent, in short: each lab and saved state with how many nodes do; others by their own name."""
     owners = {d.name: (d.mark.lab, d.mark.name) for d in everything.domains if d.mark}
     owners |= {v.name: (v.lab, v.name.split(".")[2]) for v in everything.volumes if v.lab}
+    parts = (v.name.split(".") for v in everything.volumes)
+    owners |= {".".join(p): (f"state {p[1]}", p[2]) for p in parts if p[0] == "state" and len(p) == 4}
     nodes: dict[str, set[str]] = {}
     for lab, node in (owners[user] for user in users if user in owners):
         nodes.setdefault(lab, set()).add(node)

@@ -37,6 +37,10 @@ def up(
     topology: TopologyArgument = DEFAULT_TOPOLOGY,
     lab: LabOption = None,
     accel: AccelOption = Accel.AUTO,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make it anew rather than restore its saved state.")] = False,
+    no_save: Annotated[
+        bool, typer.Option("--no-save", help="Don't save the state that the next `up` restores.")
+    ] = False,
     boot: Annotated[
         bool, typer.Option("--boot", help="Boot new nodes rather than fork them from a running one.")
     ] = False,
@@ -50,7 +54,7 @@ def up(
     with open_hypervisor(connect) as hypervisor:
         the_lab = Lab.from_topology(topology, hypervisor=hypervisor, name=lab, accelerator=_accelerator(accel))
         with reporting() as reporter:
-            done = the_lab.up(reporter, boot=boot)
+            done = the_lab.up(reporter, boot=boot, fresh=fresh, keep=not no_save)
         if not done:
             SAYS.print(f"lab {the_lab.name} is up; there is nothing to do")
         _show(the_lab, the_lab.status(), reporter.seconds)

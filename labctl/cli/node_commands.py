@@ -148,7 +148,16 @@ def _talk(opened: Console) -> None:
             os.write(sys.stdout.fileno(), data)
         ended.set()
 
-    threading.Thread(target=show, daemon=True, name="console").start()
+    shows = threading.Thread(target=show, daemon=True, name="console")
+    shows.start()
+    try:
+        _type(opened, ended)
+    finally:
+        opened.close()
+        shows.join(1.0)  # what the guest said last is shown before we say anything
+
+
+def _type(opened: Console, ended: threading.Event) -> None:
     while not ended.is_set():
         ready, _, _ = select.select([sys.stdin], [], [], 0.2)
         if not ready:

@@ -208,7 +208,7 @@ class FakeHypervisor:
             domain = _need(self._domains, "domain", saved.name)
             _refuse(domain.info.uuid != saved.uuid, f"save image {path}: restore: another UUID than {saved.name} has")
             _refuse(domain.on, f"domain {saved.name}: restore: domain is already running")
-            domain.info = replace(domain.info, nics=())
+            domain.info = replace(domain.info, nics=tuple(self._with_tap(n) for n in saved.nics))
             domain.turn(DomainState.PAUSED if paused else DomainState.RUNNING)
 
     def attach_nic(self, name: str, xml: str) -> None:

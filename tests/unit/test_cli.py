@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import pytest
@@ -26,7 +26,7 @@ from labctl.cli.app import app
 from labctl.cli.progress import Reporter
 from labctl.console import RESULTS
 from labctl.errors import DeadlineExceeded, GuestError, HostError, HypervisorError, InputError, VerdictFailed
-from labctl.render.xml import base_xml
+from labctl.render.xml import overlay_xml
 from labctl.topology.schema import schema_json
 from labctl.topology.spec import Accelerator
 
@@ -94,7 +94,7 @@ def answering(bench: Bench, file: Path, name: str = "small") -> labctl.lab.Lab:
 @pytest.fixture
 def small(bench: Bench, file: Path) -> Bench:
     """The same with the lab `small` up."""
-    answering(bench, file).up(boot=True)
+    answering(bench, file).up(boot=True, keep=False)
     return bench
 
 
@@ -104,9 +104,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[byte
     for name in ("LABCTL_LAB", "LABCTL_URI", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
 
-    def labctl_(*argv: object, stdin: bytes = b"") -> Ran:
+    def labctl_(*argv: object, stdin: bytes | TextIO = b"") -> Ran:
         monkeypatch.setattr(sys, "argv", ["labctl", *map(str, argv)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)) if isinstance(stdin, bytes) else stdin)
         with pytest.raises(SystemExit) as ended:
             main()
         sys.stdout.flush()
@@ -436,7 +436,7 @@ def test_a_copy_that_makes_no_sense_is_bad_input(small: Bench, run: Labctl, argv
     assert ran.err.startswith("labctl: ")
 
 
-def test_a_console_passes_what_is_said_until_it_ends(
+def test_a_console_passes_bytes_both_ways_until_it_is_left(
     small: Bench, run: Labctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = small.hypervisor.open_console
@@ -450,18 +450,23 @@ def test_a_console_passes_what_is_said_until_it_ends(
     typed = tmp_path / "typed"
     typed.write_bytes(b"root\n\x1dnever typed")
     with typed.open() as stdin:
-        monkeypatch.setattr(io, "TextIOWrapper", lambda _bytes: stdin)
-        ran = run("console", "m1")
+        ran = run("console", "m1", stdin=stdin)
     assert ran.code == 0
+    assert ran.out == "m1 login: "
     assert small.hypervisor.consoles["small.m1", ""].typed == b"root\n"
     assert "left the console" in ran.err
+
+
+def backed_by_parent(name: str) -> str:
+    """The definition of a clone of micro's disk."""
+    return overlay_xml(name, 1, f"/fake/labctl/{micro().volume('qcow2')}")
 
 
 # -- parent disks ------------------------------------------------------------------------------------------------------
 
 
 def test_a_parent_is_listed_with_the_labs_on_it_in_short(small: Bench, run: Labctl, file: Path) -> None:
-    answering(small, file, "other").up(boot=True)
+    answering(small, file, "other").up(boot=True, keep=False)
     small.hypervisor.remove_domain("other.m1")
     small.hypervisor.remove_volume("lab.other.m1.qcow2")
     small.hypervisor.remove_domain("other.m2")
@@ -469,7 +474,12 @@ def test_a_parent_is_listed_with_the_labs_on_it_in_short(small: Bench, run: Labc
     rows = run("image", "ls").out.splitlines()
     assert re.fullmatch(rf"debian-13 +{micro().digest} +\d+ MiB +1 +other \(1 node\) *", rows[1])
     assert rows[2].strip() == "small (3 nodes)"
-    assert len(rows) == 3
+
+
+def test_a_saved_state_counts_its_nodes_too(bench: Bench, run: Labctl) -> None:
+    for node in ("m1", "m2"):
+        bench.hypervisor.create_volume(backed_by_parent(f"state.ready-0123.{node}.qcow2"))
+    assert run("image", "ls").out.splitlines()[1].rstrip().endswith(" state ready-0123 (2 nodes)")
 
 
 def test_a_parent_that_nobody_uses_has_a_dash(bench: Bench, run: Labctl) -> None:
@@ -477,11 +487,7 @@ def test_a_parent_that_nobody_uses_has_a_dash(bench: Bench, run: Labctl) -> None
 
 
 def test_who_uses_a_parent_without_a_lab_is_listed_by_name(bench: Bench, run: Labctl) -> None:
-    path = f"/fake/labctl/{micro().volume('qcow2')}"
-    xml = base_xml("mine.qcow2", 1, "qcow2").replace(
-        "</volume>", f"<backingStore><path>{path}</path></backingStore></volume>"
-    )
-    bench.hypervisor.create_volume(xml)
+    bench.hypervisor.create_volume(backed_by_parent("mine.qcow2"))
     assert run("image", "ls").out.splitlines()[1].rstrip().endswith(" mine.qcow2")
 
 
@@ -503,7 +509,7 @@ def test_a_parent_as_json_has_all_of_it(small: Bench, run: Labctl) -> None:
     shown = run("image", "show", micro().digest[:4], "--packages", "--verify", "--json").json
     assert shown["packages"] == {"nginx": "1.26"}
     assert shown["intact"] is True
-    assert len(shown["used_by"]) == 6
+    assert {f"small.{node}" for node in ("c", "m1", "m2")} <= set(shown["used_by"])
     assert [i["digest"] for i in run("image", "ls", "--json").json] == [micro().digest]
 
 
