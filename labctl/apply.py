@@ -266,8 +266,6 @@ class Builder:
         if not forked:
             shop.hypervisor.start_domain(self._domain(action.node))
         self._settle(action.node)
-        if forked:
-            shop.guest(action.node).set_clock(time.time_ns())  # it went on from when the machine was saved
 
     def _forked(self, node: NodeSpec, machine: Machine) -> bool:
         """Start a new node as a fork of the parent machine; says why not when it has to be booted after all."""
@@ -310,6 +308,7 @@ class Builder:
         domain = shop.hypervisor.domain(self._domain(node.name))
         if domain is None:
             raise HypervisorError(f"{node.name}: its domain vanished while it was set up")
+        guest.set_clock(time.time_ns())  # that of a fork went on from when its machine was saved
         specialise(guest, shop.lab, node, domain.uuid)
         was_ready = domain.mark is not None and domain.mark.stage is Stage.READY
         stage = Stage.READY if was_ready else Stage.SPECIALISED

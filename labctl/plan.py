@@ -210,6 +210,9 @@ def _node(
     elif not active_networks.issuperset(nic.network for nic in node.nics):
         # Its NICs lost their bridge for good: libvirt plugs them into a network only as the domain starts.
         yield Action(Verb.RESTART_NODE, name, "its network had gone", name)
+    elif domain and {nic.mac for nic in domain.nics} != {nic.mac for nic in node.nics}:
+        # A fork gets its NICs while it is still paused, and labctl died in between.
+        yield Action(Verb.RESTART_NODE, name, "its NICs are not all there", name)
     elif state is DomainState.PAUSED:
         yield Action(Verb.RESUME_NODE, name, "it is paused", name)
     if stage is Stage.DEFINED or (mark and mark.identity != digests.identity):
