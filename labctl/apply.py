@@ -103,26 +103,26 @@ def apply(plan: Plan, workshop: Workshop) -> None:
         ExceptionGroup: of `LabError`s, when several nodes failed; a `LabError` when one did. Nodes that don't depend on
             a failed one are finished all the same, so that the next `up` has less to do.
     """
-    builder = Builder(workshop)
+    builder = Builder(workshop, plan)
     shared = [a for a in plan.actions if not a.node or a.verb in {Verb.REMOVE_NODE, Verb.REMOVE_VOLUME}]
     for action in shared:
         builder.do(action)
-    builder.find_machines(plan)
+    builder.find_machines()
     for node in workshop.lab.nodes:
         for role in node.roles:
             workshop.ready[node.name, role] = Future()
-    failures = _side_by_side(builder, plan)
+    failures = _side_by_side(builder)
     if failures:
         raise _causes(failures)
 
 
-def _side_by_side(builder: Builder, plan: Plan) -> list[BaseException]:
+def _side_by_side(builder: Builder) -> list[BaseException]:
     """Do every node's actions, each node in a thread of its own; returns what failed, in the order of the nodes."""
     failures: dict[str, BaseException] = {}
 
     def one(node: NodeSpec) -> None:
         try:
-            builder.node(node, plan.of_node(node.name))
+            builder.node(node)
         except BaseException as failure:  # noqa: BLE001 - raised by `apply`, in the thread that called it
             failures[node.name] = failure
 
@@ -176,10 +176,11 @@ class _Stopped(LabError):
 
 
 class Builder:
-    """Carries out single actions; safe for several nodes at once."""
+    """Carries out the single actions of a plan; safe for several nodes at once."""
 
-    def __init__(self, workshop: Workshop) -> None:
+    def __init__(self, workshop: Workshop, plan: Plan) -> None:
         self._shop = workshop
+        self._plan = plan
         self._stop = threading.Event()
 
     @property
@@ -191,16 +192,16 @@ class Builder:
         """Begin no further action; what is under way goes on."""
         self._stop.set()
 
-    def find_machines(self, plan: Plan) -> None:
+    def find_machines(self) -> None:
         """Have a parent machine at hand for each node that is new; one after the other, as most share theirs."""
-        for action in plan.actions:
+        for action in self._plan.actions:
             if action.verb is Verb.CREATE_NODE and (machine := self._shop.machine(self.lab.node(action.node))):
                 self._shop.machines[action.node] = machine
 
-    def node(self, node: NodeSpec, actions: tuple[Action, ...]) -> None:
+    def node(self, node: NodeSpec) -> None:
         """All actions of one node, in order; its roles count as ready when it has none left to apply."""
         try:
-            for action in actions:
+            for action in self._plan.of_node(node.name):
                 if action.verb not in {Verb.REMOVE_NODE, Verb.REMOVE_VOLUME}:
                     self.do(action)
             for role in node.roles:
@@ -341,6 +342,13 @@ class Builder:
         """The lab's roles, by name."""
         return {name: load_role(name) for node in self.lab.nodes for name in node.roles}
 
+    @cached_property
+    def _waited_for(self) -> set[str]:
+        """The roles that others, applied in this plan, want to know the facts of."""
+        applied = {a.node for a in self._plan.actions if a.verb is Verb.APPLY_ROLES}
+        waiting = {name for node in self.lab.nodes if node.name in applied for name in node.roles}
+        return {name for role in waiting for name in self._roles[role].after(self.lab)}
+
     def _facts_for(self, node: NodeSpec, role: str) -> Facts:
         """Wait for what the role comes after, and gather what that exports."""
         facts: dict[str, dict[str, str]] = {}
@@ -362,8 +370,7 @@ class Builder:
         future = self._shop.ready[node.name, role]
         if future.done():
             return
-        waited_for = any(role in r.after(self.lab) for r in self._roles.values())
-        exports = self._roles[role].exports if waited_for else {}
+        exports = self._roles[role].exports if role in self._waited_for else {}
         guest = self._shop.guest(node.name)
         future.set_result({name: guest.read_file(path).decode().strip() for name, path in exports.items()})
 

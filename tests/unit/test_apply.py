@@ -231,6 +231,22 @@ def test_a_role_that_was_ready_before_gives_its_facts_again() -> None:
     assert site.inside["cas"].files["/etc/labctl/tls/root.pem"].strip() == b"root.pem of dc"
 
 
+def test_a_lab_that_is_up_is_asked_nothing() -> None:
+    site = authority_and_member()
+    site.apply()
+    asked = len(site.inside["dc"].asked)
+    site.apply()
+    assert len(site.inside["dc"].asked) == asked
+
+
+def test_nodes_that_are_not_there_yet_are_asked_nothing_either() -> None:
+    site = authority_and_member()
+    networks = Plan(tuple(a for a in site.plan().actions if not a.node))
+    site.plan = lambda *_missing: networks  # type: ignore[method-assign]
+    site.apply()
+    assert [n.name for n in site.hypervisor.networks()] == ["lab.lan"]
+
+
 def test_a_role_whose_requirement_failed_fails_at_once_and_only_the_cause_is_told() -> None:
     site = authority_and_member(LONG)
     site.role_fails("dc", "certificate-authority")
