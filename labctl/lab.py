@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from labctl import images, store
@@ -28,14 +27,15 @@ from labctl.guest.agent import Guest
 from labctl.guest.specialise import identity_digest
 from labctl.hypervisor.libvirt_api import connect
 from labctl.hypervisor.seam import Hypervisor
-from labctl.inventory import DomainInfo, DomainState, Stage
+from labctl.inventory import DomainState
 from labctl.machines import MOST_NICS, Machine, Model, make_machine
 from labctl.plan import Digests, Plan, Verb, plan_restore, plan_up
-from labctl.ready import find_ready, keep_ready, restore_ready
+from labctl.ready import find_ready, find_snapshot, keep_ready, keep_snapshot, put_into
 from labctl.record import Record, load_record, save_record
-from labctl.render.names import console_log_name, domain_name, network_name
+from labctl.render.names import console_log_name, domain_name
 from labctl.roles.role import digest_of_roles
-from labctl.state import remove_state
+from labctl.state import State, remove_state
+from labctl.status import NodeStatus
 from labctl.topology.load import find_topology, parse_topology, read_text
 from labctl.topology.resolve import resolve
 from labctl.topology.spec import Accelerator, ClusterSpec, LabSpec, NodeSpec, digest_of
@@ -56,32 +56,6 @@ __all__ = [
 DEFAULT_TOPOLOGY = "exchange2007"
 DEFAULT_URI = "qemu:///system"
 CONSOLE_TAIL_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStatus:
-    """How a node is doing.
-
-    Attributes:
-        domain: as libvirt sees it; None when there is none.
-        answers: whether its guest agent does.
-        state: one word for people: missing, shut off, paused, crashed, hung, preparing, ready.
-    """
-
-    node: NodeSpec
-    domain: DomainInfo | None
-    answers: bool
-
-    @property
-    def state(self) -> str:
-        if self.domain is None:
-            return "missing"
-        if self.domain.state is not DomainState.RUNNING:
-            return str(self.domain.state)
-        if not self.answers:
-            return "hung"
-        mark = self.domain.mark
-        return "ready" if mark and mark.stage is Stage.READY else "preparing"
 
 
 @contextmanager
@@ -235,15 +209,43 @@ class Lab:
             InputError: no ready state of it was saved.
             LabError, ExceptionGroup: it could not be restored whole, or did not converge.
         """
+        self._put_into(find_ready, "saved ready state", progress or Silent())
+
+    def save_snapshot(self, name: str, progress: Progress | None = None) -> None:
+        """Save the lab's RAM and disks under a name; it runs on.
+
+        Raises:
+            InputError: the lab is not up and ready, or `name` can't be a name.
+            LabError, ExceptionGroup: it could not be saved whole; nothing of it is kept.
+        """
         progress = progress or Silent()
         with self._locked(progress):
             shop = self._workshop(self.hypervisor.ensure_pool(), progress)
-            state = find_ready(shop)
+            todo = self.plan()
+            if todo:
+                raise InputError(f"lab {self.name} is not ready to be saved: {todo.actions[0]}", hint="labctl up")
+            keep_snapshot(shop, name)
+
+    def restore_snapshot(self, name: str, progress: Progress | None = None) -> None:
+        """Put the lab into the state that was saved under a name.
+
+        Raises:
+            InputError: there is no such snapshot of a lab like this.
+            LabError, ExceptionGroup: it could not be restored whole, or did not converge.
+        """
+        self._put_into(
+            lambda shop: find_snapshot(shop, name), f"snapshot {name} of what it is made from now", progress or Silent()
+        )
+
+    def _put_into(self, find: Callable[[Workshop], State | None], what: str, progress: Progress) -> None:
+        with self._locked(progress):
+            shop = self._workshop(self.hypervisor.ensure_pool(), progress)
+            state = find(shop)
             if state is None:
-                raise InputError(f"lab {self.name} has no saved ready state", hint="labctl destroy, then labctl up")
-            for network in self.spec.networks:
-                self.hypervisor.start_network(network_name(self.name, network.name))
-            restore_ready(shop, state)
+                raise InputError(f"lab {self.name} has no {what}", hint="labctl snapshot ls shows what there is")
+            networks = self.plan(fresh=True)
+            apply(Plan(tuple(a for a in networks.actions if a.verb in {Verb.CREATE_NETWORK, Verb.START_NETWORK})), shop)
+            put_into(shop, state)
             self.wait_converged()
 
     def _locked(self, progress: Progress) -> AbstractContextManager[None]:
@@ -257,7 +259,7 @@ class Lab:
             if state is None:
                 raise HypervisorError("the saved ready state vanished")
             apply(Plan(tuple(a for a in plan.actions if a.verb is not Verb.RESTORE_NODE)), shop)
-            restore_ready(shop, state)
+            put_into(shop, state)
         except (LabError, ExceptionGroup) as failure:
             shop.progress.note(f"the saved ready state can't be restored, so it is thrown away: {failure}")
             remove_nodes(self.hypervisor, self.name, shop.progress)

@@ -1,22 +1,26 @@
-"""The ready state of a lab: saved by the first `up`, restored by the next, so that a lab boots and provisions once.
+"""The saved states of a lab: the ready state, saved by the first `up` and restored by the next, and named snapshots.
 
-It is named by the digest of all that the lab was made from but its name: labs of other names stand on the same state.
+The ready state is named by the digest of all that the lab was made from but its name: labs of other names stand on the
+same one. A snapshot belongs to one lab, and can be restored as long as that is made from the same.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 
 from labctl.apply import Workshop, domain_plan
 from labctl.clock import Deadline
-from labctl.errors import HypervisorError
+from labctl.errors import HypervisorError, InputError
 from labctl.inventory import Mark, Stage
 from labctl.render.names import domain_name
 from labctl.state import Manifest, State, find_state, remove_state, restore_nodes, resume_together, save_state, states
 from labctl.topology.spec import digest_of
 
-__all__ = ["find_ready", "keep_ready", "restore_ready"]
+__all__ = ["find_ready", "find_snapshot", "keep_ready", "keep_snapshot", "put_into", "snapshot_key"]
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 
 
 def _digest(shop: Workshop) -> str:
@@ -39,14 +43,42 @@ def keep_ready(shop: Workshop) -> None:
     Raises:
         LabError, ExceptionGroup: it could not be saved whole; the lab runs on.
     """
+    _forget_older(shop, _keep(shop, _key(shop), "the ready state"))
+
+
+def snapshot_key(lab: str, name: str) -> str:
+    """What the volumes of a snapshot are named by; neither part holds an underscore.
+
+    Raises:
+        InputError: `name` can't be a name.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(f"snapshot name {name!r}: expected up to 32 lower-case letters, digits and hyphens")
+    return f"snap_{lab}_{name}"
+
+
+def find_snapshot(shop: Workshop, name: str) -> State | None:
+    """A snapshot of this lab, made from what the lab is made from now."""
+    return find_state(shop.hypervisor, snapshot_key(shop.lab.name, name), _digest(shop))
+
+
+def keep_snapshot(shop: Workshop, name: str) -> None:
+    """Save the lab, which must be ready, under a name; an older snapshot of that name is replaced.
+
+    Raises:
+        LabError, ExceptionGroup: it could not be saved whole; the lab runs on.
+    """
+    _keep(shop, snapshot_key(shop.lab.name, name), f"snapshot {name}")
+
+
+def _keep(shop: Workshop, key: str, what: str) -> Manifest:
     hypervisor, lab = shop.hypervisor, shop.lab
-    nodes = tuple(n.name for n in lab.nodes)
-    manifest = Manifest(_key(shop), lab.name, _digest(shop), nodes, time.time())
+    manifest = Manifest(key, lab.name, _digest(shop), tuple(n.name for n in lab.nodes), time.time())
     paused_s = save_state(hypervisor, manifest, shop.directory, lambda node: _set_clock(shop, node))
-    state = find_ready(shop)
+    state = find_state(hypervisor, key, manifest.digest)
     size_mib = state.size_bytes >> 20 if state else 0
-    shop.progress.note(f"saved the ready state, {size_mib} MiB: the guests were paused for {paused_s:.1f} s")
-    _forget_older(shop, manifest)
+    shop.progress.note(f"saved {what}, {size_mib} MiB; the guests were paused for {paused_s:.1f} s")
+    return manifest
 
 
 def _forget_older(shop: Workshop, kept: Manifest) -> None:
@@ -58,8 +90,8 @@ def _forget_older(shop: Workshop, kept: Manifest) -> None:
             remove_state(shop.hypervisor, old.key)
 
 
-def restore_ready(shop: Workshop, state: State) -> None:
-    """Put every node into the ready state, all at once; nodes that are there are set back, others are made.
+def put_into(shop: Workshop, state: State) -> None:
+    """Put every node into a saved state, all at once; nodes that are there are set back, others are made.
 
     In a lab of another name than the saved one, nodes still have to be specialised: their marks say so.
 
@@ -78,7 +110,7 @@ def restore_ready(shop: Workshop, state: State) -> None:
     apart_s = resume_together(shop.hypervisor, names)
     for name in plans:
         _set_clock(shop, name)
-    shop.progress.note(f"restored the ready state: {len(names)} nodes went on within {apart_s * 1000:.0f} ms")
+    shop.progress.note(f"restored {len(names)} nodes; they went on within {apart_s * 1000:.0f} ms")
 
 
 def _set_clock(shop: Workshop, node: str) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "restore_nodes",
     "resume_together",
     "save_state",
+    "state_users",
     "states",
 ]
 
@@ -103,18 +104,23 @@ def find_state(hypervisor: Hypervisor, key: str, digest: str) -> State | None:
     return State(manifest, complete) if len(complete) == len(machines) else None
 
 
+def state_users(hypervisor: Hypervisor, key: str) -> tuple[str, ...]:
+    """The labs that stand on a state, sorted."""
+    volumes = hypervisor.volumes()
+    paths = {v.path for v in volumes if v.name.startswith(f"state.{key}.")}
+    return tuple(sorted({v.lab or v.name for v in volumes if v.backing_path in paths}))
+
+
 def remove_state(hypervisor: Hypervisor, key: str) -> None:
     """Remove a state, the manifest first, so that no half of it looks whole.
 
     Raises:
         HypervisorError: a lab stands on it.
     """
-    volumes = hypervisor.volumes()
-    mine = [v for v in volumes if v.name.startswith(f"state.{key}.")]
-    paths = {v.path for v in mine}
-    users = [v.name for v in volumes if v.backing_path in paths]
+    users = state_users(hypervisor, key)
     if users:
         raise HypervisorError(f"state {key} is in use by {', '.join(users)}", hint="labctl destroy those labs first")
+    mine = [v for v in hypervisor.volumes() if v.name.startswith(f"state.{key}.")]
     for volume in sorted(mine, key=lambda v: not v.name.endswith(".manifest")):
         hypervisor.remove_volume(volume.name)
 

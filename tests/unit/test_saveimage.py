@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from labctl.saveimage import HEADER_BYTES, SaveHeader, UnknownSaveFormat, read_length
+from labctl.saveimage import HEADER_BYTES, SaveHeader, UnknownSaveFormat
 
 ROOM = 512
 
@@ -66,5 +66,4 @@ def test_xml_that_does_not_fit_is_refused():
 )
 def test_what_is_not_an_image_that_we_know_is_refused(data, says):
     with pytest.raises(UnknownSaveFormat, match=says):
-        read_length(data)
         SaveHeader.parse(data)
