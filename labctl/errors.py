@@ -28,6 +28,7 @@ __all__ = [
     "LabError",
     "Problem",
     "VerdictFailed",
+    "causes",
 ]
 
 
@@ -106,3 +107,10 @@ class VerdictFailed(LabError):
     """A measurement was judged, and the verdict is not PASS."""
 
     exit_code = 1
+
+
+def causes(failure: BaseException) -> str:
+    """What failed, in one line: a group's own message hides what it is made of."""
+    if isinstance(failure, BaseExceptionGroup):
+        return "; ".join(causes(part) for part in failure.exceptions)
+    return str(failure)

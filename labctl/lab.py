@@ -21,7 +21,7 @@ from labctl.clock import Clock, Deadline, SystemClock
 from labctl.cluster.membership import ClusterView, join, look, wait_converged
 from labctl.cluster.render import cluster_digest
 from labctl.destroy import Silent, destroy_lab, inventory, remove_nodes
-from labctl.errors import HypervisorError, InputError, LabError
+from labctl.errors import HypervisorError, InputError, LabError, causes
 from labctl.faults import Ground
 from labctl.guest.agent import Guest
 from labctl.guest.specialise import identity_digest
@@ -261,7 +261,7 @@ class Lab:
             apply(Plan(tuple(a for a in plan.actions if a.verb is not Verb.RESTORE_NODE)), shop)
             put_into(shop, state)
         except (LabError, ExceptionGroup) as failure:
-            shop.progress.note(f"the saved ready state can't be restored, so it is thrown away: {failure}")
+            shop.progress.note(f"the saved ready state can't be restored, so it is thrown away: {causes(failure)}")
             remove_nodes(self.hypervisor, self.name, shop.progress)
             if state:
                 remove_state(self.hypervisor, state.manifest.key)
@@ -271,7 +271,7 @@ class Lab:
         try:
             keep_ready(shop)
         except (LabError, ExceptionGroup) as failure:
-            shop.progress.note(f"the ready state could not be saved, so the next `up` will not restore it: {failure}")
+            shop.progress.note(f"the ready state could not be saved, so the next `up` restores nothing: {causes(failure)}")
             apply(self.plan(fresh=True), shop)
         self.wait_converged()
 

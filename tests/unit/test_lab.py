@@ -62,7 +62,7 @@ def small(bench: Bench, topology: Path) -> Lab:
 
 def test_up_brings_a_lab_up_from_nothing_and_then_has_nothing_to_do(bench: Bench) -> None:
     lab, again = bench.lab(pair()), Heard()
-    assert len(lab.up(boot=True).of_node("m1")) == 5
+    assert len(lab.up(boot=True, keep=False).of_node("m1")) == 5
     assert {status.state for status in lab.status()} == {"ready"}
     assert not lab.plan()
     assert not lab.up(again, boot=True)
@@ -74,7 +74,7 @@ def test_up_ends_only_when_the_cluster_has_converged(bench: Bench) -> None:
     lab.clock = ManualClock()
     bench.guests["m1"].sees(1)
     with pytest.raises(DeadlineExceeded, match=r"cluster web: .* last seen: m1 sees \[1\]; m2 sees \[1, 2\]"):
-        lab.up(boot=True)
+        lab.up(boot=True, keep=False)
 
 
 def test_a_plan_changes_nothing(bench: Bench) -> None:
@@ -160,6 +160,92 @@ def test_destroy_takes_no_machine_that_others_are_forked_from(bench: Bench) -> N
     assert images.find(bench.hypervisor, micro()) is not None
 
 
+# -- the ready state ---------------------------------------------------------------------------------------------------
+
+
+def authority_and_member(bench: Bench, name: str = "lab") -> Lab:
+    """A lab in which one node's role needs what another one exports."""
+    nodes = (node_spec("cas", 1, roles=("client-access",)), node_spec("dc", 2, roles=("certificate-authority",)))
+    lab = bench.lab(lab_spec(*nodes, name=name))
+    facts = ("root.pem", "issuing.pem", "enrolment.key")
+    bench.guests["dc"].files.update({f"/etc/labctl/ca/{fact}": b"fact" for fact in facts})
+    return lab
+
+
+def roles_applied(bench: Bench) -> int:
+    """How many scripts of roles have run in all guests."""
+    return sum(argv[0].startswith("/etc/labctl/roles/") for guest in bench.guests.values() for argv in guest.ran)
+
+
+def test_a_lab_that_was_made_once_is_restored_and_not_made_again(bench: Bench) -> None:
+    authority_and_member(bench).up()
+    destroy_lab(bench.hypervisor, "lab")
+    lab = authority_and_member(bench)
+    assert {str(a.verb) for a in lab.up().actions} == {"create network", "restore node"}
+    assert roles_applied(bench) == 0
+    assert {status.state for status in lab.status()} == {"ready"}
+    assert not lab.plan()
+
+
+def test_a_lab_of_another_name_stands_on_the_same_state_with_an_identity_of_its_own(bench: Bench) -> None:
+    authority_and_member(bench).up()
+    other = authority_and_member(bench, "other")
+    other.up()
+    assert roles_applied(bench) == 0
+    assert ["/etc/labctl/specialise"] in bench.guests["cas"].ran
+    assert not other.plan()
+
+
+@pytest.mark.parametrize("how", [{"fresh": True}, {"boot": True}], ids=str)
+def test_a_lab_is_made_again_when_told_so(bench: Bench, how: dict[str, bool]) -> None:
+    authority_and_member(bench).up()
+    destroy_lab(bench.hypervisor, "lab")
+    authority_and_member(bench).up(**how)
+    assert roles_applied(bench) == 2
+
+
+def test_a_state_that_cannot_be_restored_is_thrown_away_with_a_word_and_the_lab_is_made(bench: Bench) -> None:
+    authority_and_member(bench).up()
+    destroy_lab(bench.hypervisor, "lab")
+    lab, heard = authority_and_member(bench), Heard()
+    bench.hypervisor.fail_on["restore_domain"] = HypervisorError("save image: of another QEMU")
+    lab.up(heard)
+    assert any("thrown away: " in line and "of another QEMU" in line for line in heard.lines)
+    assert {status.state for status in lab.status()} == {"ready"}
+
+
+def test_another_topology_is_not_restored_from_this_ones_state(bench: Bench) -> None:
+    authority_and_member(bench).up()
+    destroy_lab(bench.hypervisor, "lab")
+    assert "restore node" not in {a.verb for a in bench.lab(pair()).plan().actions}
+
+
+def test_a_state_that_could_not_be_saved_fails_nothing(bench: Bench) -> None:
+    lab, heard = bench.lab(pair()), Heard()
+    bench.hypervisor.fail_on["save_domain"] = HypervisorError("no space left")
+    lab.up(heard)
+    assert any("could not be saved" in line and "no space left" in line for line in heard.lines)
+    assert {status.state for status in lab.status()} == {"ready"}
+
+
+@pytest.mark.parametrize("state", ["shut off", "paused", "crashed", "preparing"])
+def test_reset_puts_every_node_back_into_the_ready_state(bench: Bench, state: str) -> None:
+    lab = bench.lab(pair())
+    lab.up()
+    spoil(bench.hypervisor, state)
+    lab.reset()
+    assert {status.state for status in lab.status()} == {"ready"}
+    assert not lab.plan()
+
+
+def test_reset_needs_a_saved_state(bench: Bench) -> None:
+    lab = bench.lab(pair())
+    lab.up(boot=True, keep=False)
+    with pytest.raises(InputError, match="lab lab has no saved ready state") as refused:
+        lab.reset()
+    assert refused.value.hint
+
+
 STALE = {
     "more memory": lambda lab: replace(lab, nodes=(replace(lab.nodes[0], memory_mib=512), *lab.nodes[1:])),
     "another role": lambda lab: replace(lab, nodes=(replace(lab.nodes[0], roles=("client",)), *lab.nodes[1:])),
@@ -175,15 +261,15 @@ STALE = {
 
 @pytest.mark.parametrize("change", STALE.values(), ids=STALE)
 def test_a_topology_that_changed_is_brought_about(bench: Bench, change: object) -> None:
-    bench.lab(pair()).up(boot=True)
+    bench.lab(pair()).up(boot=True, keep=False)
     changed = bench.lab(change(pair()))  # type: ignore[operator]
     assert changed.plan()
-    changed.up(boot=True)
+    changed.up(boot=True, keep=False)
     assert not changed.plan()
 
 
 def test_another_heartbeat_makes_no_node_anew(bench: Bench) -> None:
-    bench.lab(pair()).up(boot=True)
+    bench.lab(pair()).up(boot=True, keep=False)
     changed = bench.lab(STALE["another heartbeat"](pair()))
     assert {a.verb for a in changed.plan().actions} == {"join cluster"}
 
@@ -192,14 +278,14 @@ def test_another_heartbeat_makes_no_node_anew(bench: Bench) -> None:
 
 
 def test_a_lab_is_found_by_its_name_as_it_was_brought_up(bench: Bench, small: Lab) -> None:
-    small.up(boot=True)
+    small.up(boot=True, keep=False)
     found = Lab.existing(bench.hypervisor, "small")
     assert found.spec == small.spec
     assert not found.plan()
 
 
 def test_a_lab_is_found_after_its_file_is_gone(bench: Bench, small: Lab, topology: Path) -> None:
-    small.up(boot=True)
+    small.up(boot=True, keep=False)
     topology.unlink()
     assert Lab.existing(bench.hypervisor).spec == small.spec
 
@@ -207,7 +293,7 @@ def test_a_lab_is_found_after_its_file_is_gone(bench: Bench, small: Lab, topolog
 def test_a_lab_has_another_name_when_told_so(bench: Bench, topology: Path) -> None:
     lab = Lab.from_topology(topology, hypervisor=bench.hypervisor, name="mine", accelerator=Accelerator.TCG)
     bench.guests_of(lab.spec)
-    lab.up(boot=True)
+    lab.up(boot=True, keep=False)
     assert Lab.existing(bench.hypervisor).name == "mine"
     assert {d.name for d in bench.hypervisor.domains()} == {"mine.m1", "mine.m2"}
 
@@ -219,14 +305,14 @@ def test_where_no_lab_is_there_is_none_to_be_found(bench: Bench) -> None:
 
 
 def test_a_lab_that_is_not_there_is_refused_with_those_that_are(bench: Bench, small: Lab) -> None:
-    small.up(boot=True)
+    small.up(boot=True, keep=False)
     with pytest.raises(InputError, match="there is no lab other") as refused:
         Lab.existing(bench.hypervisor, "other")
     assert refused.value.hint.endswith("small")
 
 
 def test_a_lab_that_lost_its_record_can_still_be_destroyed(bench: Bench, small: Lab) -> None:
-    small.up(boot=True)
+    small.up(boot=True, keep=False)
     bench.hypervisor.remove_volume(record_name("small"))
     with pytest.raises(InputError, match="there is no lab small that could be used"):
         Lab.existing(bench.hypervisor)
@@ -278,7 +364,7 @@ def spoil(hypervisor: FakeHypervisor, how: str) -> None:
 @pytest.mark.parametrize("state", ["missing", "shut off", "paused", "crashed", "hung", "preparing", "ready"])
 def test_a_node_has_one_word_for_how_it_is(bench: Bench, state: str) -> None:
     lab = bench.lab(pair())
-    lab.up(boot=True)
+    lab.up(boot=True, keep=False)
     spoil(bench.hypervisor, state)
     assert [status.state for status in lab.status()] == [state, "ready", "ready"]
 
@@ -316,7 +402,7 @@ def test_a_console_of_which_nothing_was_kept_has_no_end(bench: Bench) -> None:
 
 def test_a_guest_that_is_gone_shows_the_last_lines_of_its_console(bench: Bench) -> None:
     lab = bench.lab(pair())
-    lab.up(boot=True)
+    lab.up(boot=True, keep=False)
     bench.hypervisor.add_file(LOG, b"".join(b"line %d\r\n\n" % n for n in range(20)))
     spoil(bench.hypervisor, "hung")
     with pytest.raises(AgentGone) as gone:
@@ -329,7 +415,7 @@ def test_a_guest_that_is_gone_shows_the_last_lines_of_its_console(bench: Bench) 
 
 def test_evidence_that_cannot_be_had_does_not_hide_the_failure(bench: Bench) -> None:
     lab = bench.lab(pair())
-    lab.up(boot=True)
+    lab.up(boot=True, keep=False)
     spoil(bench.hypervisor, "hung")
     bench.hypervisor.fail_on["volume"] = HypervisorError("pool labctl: gone")
     with pytest.raises(AgentGone, match=r"m1: .*not connected\n.*could not be read: pool labctl: gone"):
@@ -340,8 +426,8 @@ def test_evidence_that_cannot_be_had_does_not_hide_the_failure(bench: Bench) -> 
 
 
 def test_destroy_leaves_nothing_of_the_lab_and_all_of_everybody_elses(bench: Bench) -> None:
-    bench.lab(pair()).up(boot=True)
-    bench.lab(replace(pair(), name="other")).up(boot=True)
+    bench.lab(pair()).up(boot=True, keep=False)
+    bench.lab(replace(pair(), name="other")).up(boot=True, keep=False)
     bench.hypervisor.add_file(f"{LOG}.0", b"turned over")
     destroy_lab(bench.hypervisor, "lab")
     left = inventory(bench.hypervisor)
@@ -354,7 +440,7 @@ def test_destroy_leaves_nothing_of_the_lab_and_all_of_everybody_elses(bench: Ben
 @pytest.mark.parametrize("state", ["missing", "shut off", "paused", "crashed", "hung", "preparing"])
 def test_destroy_works_whatever_state_the_lab_is_in(bench: Bench, state: str) -> None:
     lab = bench.lab(pair())
-    lab.up(boot=True)
+    lab.up(boot=True, keep=False)
     spoil(bench.hypervisor, state)
     assert lab.destroy()
     assert inventory(bench.hypervisor).labs == ()
@@ -369,7 +455,7 @@ def test_destroying_what_is_not_there_does_nothing(bench: Bench) -> None:
 
 def test_destroy_tries_everything_and_tells_all_that_failed(bench: Bench) -> None:
     lab, heard = bench.lab(pair()), Heard()
-    lab.up(boot=True)
+    lab.up(boot=True, keep=False)
     bench.hypervisor.fail_on["remove_domain"] = HypervisorError("busy")
     with pytest.raises(ExceptionGroup, match="lab lab could not be removed whole") as group:
         lab.destroy(heard)
@@ -385,7 +471,7 @@ def test_a_lab_that_was_cut_short_anywhere_can_be_destroyed(bench: Bench) -> Non
     lab = bench.lab(pair())
     bench.guests["m1"].fail["guest-exec"] = GuestError("gone")
     with pytest.raises(GuestError):
-        lab.up(boot=True)
+        lab.up(boot=True, keep=False)
     lab.destroy()
     assert inventory(bench.hypervisor).labs == ()
 
