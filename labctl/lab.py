@@ -271,7 +271,7 @@ class Lab:
         try:
             keep_ready(shop)
         except (LabError, ExceptionGroup) as failure:
-            shop.progress.note(f"the ready state could not be saved, so the next `up` restores nothing: {causes(failure)}")
+            shop.progress.note(f"the ready state could not be saved, so `up` will not restore it: {causes(failure)}")
             apply(self.plan(fresh=True), shop)
         self.wait_converged()
 
