@@ -17,6 +17,7 @@ from labctl.hypervisor.seam import Hypervisor
 from labctl.images import Parent
 from labctl.inventory import Inventory
 from labctl.lab import inventory, open_hypervisor
+from labctl.machines import remove_unused
 
 __all__ = ["image"]
 
@@ -88,6 +89,7 @@ def rm(name: ParentArgument, connect: ConnectOption = DEFAULT_CONNECT) -> None:
     """Remove a parent disk; refuses while anything is backed by it."""
     with open_hypervisor(connect) as hypervisor:
         parent = _find(hypervisor, name)
+        remove_unused(hypervisor, parent)
         images.remove(hypervisor, parent)
     SAYS.print(f"{_title(parent)} is gone")
 
@@ -98,7 +100,10 @@ def prune(connect: ConnectOption = DEFAULT_CONNECT) -> None:
     with open_hypervisor(connect) as hypervisor:
         current = {images.load_recipe(name).volume("qcow2") for name in images.recipe_names()}
         for parent in images.parents(hypervisor):
-            if parent.disk.name in current or images.users_of(hypervisor, parent):
+            if parent.disk.name in current:
+                continue
+            remove_unused(hypervisor, parent)
+            if images.users_of(hypervisor, parent):
                 continue
             images.remove(hypervisor, parent)
             SAYS.print(f"{_title(parent)} is gone")
