@@ -55,7 +55,7 @@ def load_record(hypervisor: Hypervisor, lab: str) -> Record | None:
     if hypervisor.volume(record_name(lab)) is None:
         return None
     try:
-        raw = json.loads(b"".join(hypervisor.download_volume(record_name(lab))))
+        raw = json.loads(b"".join(hypervisor.download_volume(record_name(lab))).rstrip())
         return Record(raw["file"], raw["text"], Accelerator(raw["accelerator"]))
     except (ValueError, KeyError, TypeError):
         return None
