@@ -17,7 +17,6 @@ import pytest
 import typer
 from lab_bench import Bench, micro
 from scripted_guest import Said
-from typer.testing import CliRunner
 
 import labctl.lab
 from labctl import __version__
@@ -96,6 +95,26 @@ def small(bench: Bench, file: Path) -> Bench:
     """The same with the lab `small` up."""
     answering(bench, file).up(boot=True, keep=False)
     return bench
+
+
+@pytest.fixture(scope="module")
+def brought_up(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A hypervisor with the lab `small` up, once for all tests that only look at it."""
+    path = tmp_path_factory.mktemp("topologies") / "small.yaml"
+    path.write_text(TOPOLOGY)
+    bench = Bench()
+    bench.parent()
+    answering(bench, path).up(boot=True, keep=False)
+    return bench
+
+
+@pytest.fixture
+def same(brought_up: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """That hypervisor; the test must leave it as it is."""
+    monkeypatch.setattr(labctl.lab, "connect", lambda _uri: brought_up.hypervisor)
+    before = labctl.lab.inventory(brought_up.hypervisor)
+    yield brought_up
+    assert labctl.lab.inventory(brought_up.hypervisor) == before
 
 
 @pytest.fixture
@@ -260,7 +279,7 @@ def test_up_shows_progress_on_standard_error_and_the_lab_on_standard_output(
     assert "cluster web: converged" in ran.out
 
 
-def test_up_again_says_that_there_is_nothing_to_do(small: Bench, run: Labctl, file: Path) -> None:
+def test_up_again_says_that_there_is_nothing_to_do(same: Bench, run: Labctl, file: Path) -> None:
     ran = run("up", file)
     assert (ran.code, ran.err) == (0, "lab small is up; there is nothing to do\n")
     assert "converged" in ran.out
@@ -283,7 +302,7 @@ def test_a_plan_is_told_and_not_done(bench: Bench, run: Labctl, file: Path) -> N
     assert bench.hypervisor.domains() == ()
 
 
-def test_a_plan_for_a_lab_that_is_up_is_empty(small: Bench, run: Labctl, file: Path) -> None:
+def test_a_plan_for_a_lab_that_is_up_is_empty(same: Bench, run: Labctl, file: Path) -> None:
     assert run("plan", file).out == "lab small is up; there is nothing to do\n"
 
 
@@ -346,13 +365,13 @@ def test_no_labs_are_said_to_be_none(bench: Bench, run: Labctl) -> None:
     assert run("ls", "--json").json == []
 
 
-def test_a_lab_that_is_not_there_is_bad_input_with_those_that_are(small: Bench, run: Labctl) -> None:
+def test_a_lab_that_is_not_there_is_bad_input_with_those_that_are(same: Bench, run: Labctl) -> None:
     ran = run("status", "--lab", "other")
     assert ran.code == 2
     assert ran.err.endswith("next: labs on this hypervisor: small\n")
 
 
-def test_the_lab_may_come_from_the_environment(small: Bench, run: Labctl, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lab_may_come_from_the_environment(same: Bench, run: Labctl, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABCTL_LAB", "other")
     assert "there is no lab other" in run("status").err
 
@@ -360,22 +379,22 @@ def test_the_lab_may_come_from_the_environment(small: Bench, run: Labctl, monkey
 # -- nodes -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_command_has_its_output_its_error_output_its_input_and_its_code(small: Bench, run: Labctl) -> None:
-    small.guests["c"].on("tr", does=lambda argv, stdin: Said(7, stdin.upper(), " ".join(argv).encode()))
+def test_a_command_has_its_output_its_error_output_its_input_and_its_code(same: Bench, run: Labctl) -> None:
+    same.guests["c"].on("tr", does=lambda argv, stdin: Said(7, stdin.upper(), " ".join(argv).encode()))
     assert run("exec", "c", "--", "tr", "-x", "--lab", stdin=b"abc") == Ran(7, "ABC", "tr -x --lab")
 
 
-def test_output_that_is_no_text_comes_as_it_is(small: Bench, run: Labctl, capfdbinary: Any) -> None:
-    small.guests["c"].says("cat", out=bytes(range(256)))
+def test_output_that_is_no_text_comes_as_it_is(same: Bench, run: Labctl, capfdbinary: Any) -> None:
+    same.guests["c"].says("cat", out=bytes(range(256)))
     assert len(run("exec", "c", "--", "cat").out) == 256
 
 
-def test_a_command_that_outlives_its_time_is_a_deadline(small: Bench, run: Labctl) -> None:
-    small.guests["c"].on("sleep", does=lambda _argv, _stdin: Said(signal=9))
+def test_a_command_that_outlives_its_time_is_a_deadline(same: Bench, run: Labctl) -> None:
+    same.guests["c"].on("sleep", does=lambda _argv, _stdin: Said(signal=9))
     assert run("exec", "--within", "0", "c", "--", "sleep", "9").code == 4
 
 
-def test_a_node_that_is_not_there_is_bad_input_with_those_that_are(small: Bench, run: Labctl) -> None:
+def test_a_node_that_is_not_there_is_bad_input_with_those_that_are(same: Bench, run: Labctl) -> None:
     ran = run("exec", "m9", "--", "true")
     assert (ran.code, ran.err) == (2, "labctl: lab small has no node m9\n  next: its nodes: m1, m2, c\n")
 
@@ -393,25 +412,25 @@ CONTENT = bytes(range(256))
 
 @pytest.mark.parametrize(("target", "place"), [("/srv/b", "/srv/b"), ("/srv/", "/srv/file")])
 def test_a_file_is_copied_in_with_its_permissions(
-    small: Bench, run: Labctl, tmp_path: Path, target: str, place: str
+    same: Bench, run: Labctl, tmp_path: Path, target: str, place: str
 ) -> None:
     (tmp_path / "file").write_bytes(CONTENT)
     (tmp_path / "file").chmod(0o750)
     assert run("cp", tmp_path / "file", f"c:{target}").code == 0
-    assert small.guests["c"].files[place] == CONTENT
-    assert small.guests["c"].modes[place] == 0o750
+    assert same.guests["c"].files[place] == CONTENT
+    assert same.guests["c"].modes[place] == 0o750
 
 
 @pytest.mark.parametrize(("target", "place"), [("out", "out"), ("", "b")])
-def test_a_file_is_copied_out(small: Bench, run: Labctl, tmp_path: Path, target: str, place: str) -> None:
-    small.guests["c"].files["/srv/b"] = CONTENT
+def test_a_file_is_copied_out(same: Bench, run: Labctl, tmp_path: Path, target: str, place: str) -> None:
+    same.guests["c"].files["/srv/b"] = CONTENT
     folder = tmp_path / "there"
     folder.mkdir()
     assert run("cp", "c:/srv/b", folder / target).code == 0
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == {place: CONTENT}
 
 
-def test_a_copy_that_fails_leaves_no_half_file(small: Bench, run: Labctl, tmp_path: Path) -> None:
+def test_a_copy_that_fails_leaves_no_half_file(same: Bench, run: Labctl, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     assert run("cp", "c:/no/such", tmp_path / "there/file").code == 3
     assert list((tmp_path / "there").iterdir()) == []
@@ -429,31 +448,31 @@ BAD_COPIES = {
 
 
 @pytest.mark.parametrize("argv", BAD_COPIES.values(), ids=BAD_COPIES)
-def test_a_copy_that_makes_no_sense_is_bad_input(small: Bench, run: Labctl, argv: tuple[str, str]) -> None:
-    small.guests["c"].files["/a"] = b""
+def test_a_copy_that_makes_no_sense_is_bad_input(same: Bench, run: Labctl, argv: tuple[str, str]) -> None:
+    same.guests["c"].files["/a"] = b""
     ran = run("cp", *argv)
     assert ran.code == 2
     assert ran.err.startswith("labctl: ")
 
 
 def test_a_console_passes_bytes_both_ways_until_it_is_left(
-    small: Bench, run: Labctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    same: Bench, run: Labctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = small.hypervisor.open_console
+    opened = same.hypervisor.open_console
 
     def speaking(name: str) -> Any:
         console = opened(name)
         console.feed(b"m1 login: ")
         return console
 
-    monkeypatch.setattr(small.hypervisor, "open_console", speaking)
+    monkeypatch.setattr(same.hypervisor, "open_console", speaking)
     typed = tmp_path / "typed"
     typed.write_bytes(b"root\n\x1dnever typed")
     with typed.open() as stdin:
         ran = run("console", "m1", stdin=stdin)
     assert ran.code == 0
     assert ran.out == "m1 login: "
-    assert small.hypervisor.consoles["small.m1", ""].typed == b"root\n"
+    assert same.hypervisor.consoles["small.m1", ""].typed == b"root\n"
     assert "left the console" in ran.err
 
 
@@ -491,7 +510,7 @@ def test_who_uses_a_parent_without_a_lab_is_listed_by_name(bench: Bench, run: La
     assert run("image", "ls").out.splitlines()[1].rstrip().endswith(" mine.qcow2")
 
 
-def test_a_parent_is_shown_with_everyone_on_it_one_a_line(small: Bench, run: Labctl) -> None:
+def test_a_parent_is_shown_with_everyone_on_it_one_a_line(same: Bench, run: Labctl) -> None:
     lines = run("image", "show", "debian-13").out.splitlines()
     start = lines.index("used by   lab.small.c.qcow2")
     assert lines[start + 1 : start + 6] == [
@@ -505,7 +524,7 @@ def test_a_parents_packages_are_shown_when_asked_for(bench: Bench, run: Labctl) 
     assert "          nginx 1.26\n" in run("image", "show", "--packages", "debian-13").out
 
 
-def test_a_parent_as_json_has_all_of_it(small: Bench, run: Labctl) -> None:
+def test_a_parent_as_json_has_all_of_it(same: Bench, run: Labctl) -> None:
     shown = run("image", "show", micro().digest[:4], "--packages", "--verify", "--json").json
     assert shown["packages"] == {"nginx": "1.26"}
     assert shown["intact"] is True
@@ -520,7 +539,7 @@ def test_a_parent_that_was_written_to_is_an_environment_failure(bench: Bench, ru
     assert "it was written to" in ran.out
 
 
-def test_a_parent_in_use_stays(small: Bench, run: Labctl) -> None:
+def test_a_parent_in_use_stays(same: Bench, run: Labctl) -> None:
     ran = run("image", "rm", "debian-13")
     assert ran.code == 2
     assert "is in use by lab.small.c.qcow2" in ran.err
@@ -576,12 +595,14 @@ ALL = list(commands(typer.main.get_command(app)))
 
 
 @pytest.mark.parametrize(("path", "command"), ALL, ids=[" ".join(path) or "labctl" for path, _ in ALL])
-def test_help_tells_of_every_option(path: tuple[str, ...], command: click.Command) -> None:
-    shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
-    assert shown.exit_code == 0
+def test_help_tells_of_every_option(
+    path: tuple[str, ...], command: click.Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ALL[0][1].main([*path, "--help"], prog_name="labctl", standalone_mode=False)
+    shown = capsys.readouterr().out
     options = [o for p in command.params for o in p.opts if o.startswith("--") and not getattr(p, "hidden", False)]
-    assert [option for option in options if option not in shown.output] == []
-    assert re.split(r"[`.\n]", command.help or "")[0] in shown.output
+    assert [option for option in options if option not in shown] == []
+    assert re.split(r"[`.\n]", command.help or "")[0][:50] in shown
 
 
 @pytest.mark.parametrize(("path", "command"), ALL, ids=[" ".join(path) or "labctl" for path, _ in ALL])
