@@ -24,8 +24,8 @@ REJOIN_WITHIN_S = 600.0
 
 
 CLIENTS = 20
-# The client is emulated beside the rest of the lab, so it pauses now and then. Intervals are reckoned from when requests
-# were really made, so a pause widens what is reported; from so much on it makes the verdict INCONCLUSIVE.
+# The client is emulated beside the rest of the lab, so it pauses now and then. Intervals are reckoned from when
+# requests were really made, so a pause widens what is reported; from so much on the verdict is INCONCLUSIVE.
 LIMITS = SamplerLimits(rate_share=0.9, gap_s=4.0, late_share=0.25)
 
 
