@@ -17,7 +17,7 @@ import typer
 
 from labctl.cli.app import DEFAULT_CONNECT, ConnectOption, LabOption, app, existing_lab
 from labctl.console import SAYS
-from labctl.errors import InputError
+from labctl.errors import InputError, LabError
 from labctl.hypervisor.seam import Console
 from labctl.lab import Lab
 
@@ -142,11 +142,16 @@ def _raw_terminal() -> Iterator[None]:
 def _talk(opened: Console) -> None:
     """Pass bytes both ways until Ctrl-], the end of our input, or the end of the console."""
     ended = threading.Event()
+    failures: list[LabError] = []
 
     def show() -> None:
-        while data := opened.read():
-            os.write(sys.stdout.fileno(), data)
-        ended.set()
+        try:
+            while data := opened.read():
+                os.write(sys.stdout.fileno(), data)
+        except LabError as failure:  # somebody else has opened it, or the node is off
+            failures.append(failure)
+        finally:
+            ended.set()
 
     shows = threading.Thread(target=show, daemon=True, name="console")
     shows.start()
@@ -155,6 +160,8 @@ def _talk(opened: Console) -> None:
     finally:
         opened.close()
         shows.join(1.0)  # what the guest said last is shown before we say anything
+    if failures:
+        raise failures[0]
 
 
 def _type(opened: Console, ended: threading.Event) -> None:
