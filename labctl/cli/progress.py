@@ -61,7 +61,9 @@ class Reporter:
         table = Table(box=None, pad_edge=False, show_header=False)
         with self._lock:
             for key, doing in self._now.items():
-                table.add_row(key, doing, f"{self._clock.now_s() - self._node_began_s[key]:.0f} s")
+                done = doing.endswith(": done")
+                so_far_s = self.seconds[key] if done else self._clock.now_s() - self._node_began_s[key]
+                table.add_row(key, doing, f"{so_far_s:.0f} s")
         return table
 
 
