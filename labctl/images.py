@@ -42,6 +42,7 @@ __all__ = [
     "parents",
     "recipe_names",
     "remove",
+    "remove_interrupted",
     "users_of",
     "verify",
 ]
@@ -220,6 +221,17 @@ def remove(hypervisor: Hypervisor, parent: Parent) -> None:
     stem = parent.disk.name.removesuffix(".qcow2")
     for part in ("manifest", "qcow2", "vmlinuz", "initrd"):
         hypervisor.remove_volume(f"{stem}.{part}")
+
+
+def remove_interrupted(hypervisor: Hypervisor) -> tuple[str, ...]:
+    """Remove what builds left that were interrupted; returns the names of the volumes. Waits for a build under way."""
+    with store.locked("build", lambda: None):
+        whole = {p.disk.name.removesuffix(".qcow2") for p in parents(hypervisor)}
+        names = [v.name for v in hypervisor.volumes() if v.name.startswith("parent.")]
+        left = tuple(name for name in names if name.rsplit(".", 1)[0] not in whole)
+        for name in left:
+            hypervisor.remove_volume(name)
+    return left
 
 
 def verify(hypervisor: Hypervisor, parent: Parent) -> bool:

@@ -96,8 +96,10 @@ def rm(name: ParentArgument, connect: ConnectOption = DEFAULT_CONNECT) -> None:
 
 @image.command()
 def prune(connect: ConnectOption = DEFAULT_CONNECT) -> None:
-    """Remove every parent disk that nothing is backed by and that no recipe here would make again."""
+    """Remove every parent disk that nothing is backed by and that no recipe here would make again, and broken ones."""
     with open_hypervisor(connect) as hypervisor:
+        for name in images.remove_interrupted(hypervisor):
+            SAYS.print(f"{name}, of a build that was interrupted, is gone")
         current = {images.load_recipe(name).volume("qcow2") for name in images.recipe_names()}
         for parent in images.parents(hypervisor):
             if parent.disk.name in current:

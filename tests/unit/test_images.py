@@ -295,3 +295,15 @@ def test_another_proxys_address_is_taken_as_it_is() -> None:
 def test_the_recipe_names_its_own_volumes_apart() -> None:
     recipe: Recipe = micro()
     assert len({recipe.volume(part) for part in ("qcow2", "vmlinuz", "initrd", "manifest")}) == 4
+
+
+def test_what_an_interrupted_build_left_is_removed_and_nothing_else(bench: Bench) -> None:
+    whole = {v.name for v in bench.hypervisor.volumes()}
+    for part in ("vmlinuz", "qcow2"):
+        bench.hypervisor.create_volume(base_xml(f"parent.debian-13.0123456789ab.{part}", 1 << 20, "raw"))
+    bench.hypervisor.create_volume(base_xml("parental.advice", 1 << 20, "raw"))
+    assert set(images.remove_interrupted(bench.hypervisor)) == {
+        "parent.debian-13.0123456789ab.qcow2",
+        "parent.debian-13.0123456789ab.vmlinuz",
+    }
+    assert {v.name for v in bench.hypervisor.volumes()} == {*whole, "parental.advice"}
