@@ -9,7 +9,7 @@ with open_hypervisor("qemu:///system") as hypervisor:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -32,10 +32,10 @@ from labctl.machines import MOST_NICS, Machine, Model, make_machine
 from labctl.plan import Digests, Plan, Verb, plan_restore, plan_up
 from labctl.ready import find_ready, find_snapshot, keep_ready, keep_snapshot, put_into
 from labctl.record import Record, load_record, save_record
-from labctl.render.names import console_log_name, domain_name
+from labctl.render.names import domain_name
 from labctl.roles.role import digest_of_roles
 from labctl.state import State, remove_state
-from labctl.status import NodeStatus
+from labctl.status import NodeStatus, console_tail
 from labctl.topology.load import find_topology, parse_topology, read_text
 from labctl.topology.resolve import resolve
 from labctl.topology.spec import Accelerator, ClusterSpec, LabSpec, NodeSpec, digest_of
@@ -55,7 +55,6 @@ __all__ = [
 
 DEFAULT_TOPOLOGY = "exchange2007"
 DEFAULT_URI = "qemu:///system"
-CONSOLE_TAIL_BYTES = 4096
 
 
 @contextmanager
@@ -81,15 +80,6 @@ def default_lab(labs: Sequence[str]) -> str:
     if not labs:
         raise InputError("there is no lab", hint="labctl up brings one up")
     raise InputError(f"which lab? There are {', '.join(labs)}", hint=f"add --lab {labs[0]}")
-
-
-def console_tail(hypervisor: Hypervisor, lab: str, node: str, *, size_bytes: int = CONSOLE_TAIL_BYTES) -> str:
-    """The end of what a node said on its serial console; empty when nothing was kept."""
-    log = hypervisor.volume(console_log_name(lab, node))
-    if log is None or not log.capacity_bytes:
-        return ""
-    start = max(0, log.capacity_bytes - size_bytes)
-    return b"".join(hypervisor.download_volume(log.name, offset=start)).decode(errors="replace")
 
 
 class Lab:
@@ -151,12 +141,14 @@ class Lab:
 
     # -- up and down -----------------------------------------------------------------------------------------------
 
-    def plan(self, *, fresh: bool = False) -> Plan:
+    def plan(self, *, fresh: bool = False, replace: Collection[str] = ()) -> Plan:
         """What `up` would do now.
 
         Args:
-            fresh: as for `up`.
+            fresh, replace: as for `up`.
         """
+        for node in replace:
+            self.guest(node)  # refuses a name that is no node's
         there = inventory(self.hypervisor).of(self.name)
         networks = self._network_digests()
         if not (there.domains or fresh):
@@ -166,12 +158,19 @@ class Lab:
                 return plan_restore(self.spec, there, networks=networks, ready="from the saved ready state")
         parents = {i: images.find(self.hypervisor, r) for i, r in self._recipes.items()}
         disks = {r.disk_name: i for i, r in self._recipes.items() if parents[i] is None}
+        missing = tuple(sorted(disks.values()))
         return plan_up(
-            self.spec, there, nodes=self.digests(), networks=networks, missing_images=tuple(sorted(disks.values()))
+            self.spec, there, nodes=self.digests(), networks=networks, missing_images=missing, replace=replace
         )
 
     def up(
-        self, progress: Progress | None = None, *, boot: bool = False, fresh: bool = False, keep: bool = True
+        self,
+        progress: Progress | None = None,
+        *,
+        boot: bool = False,
+        fresh: bool = False,
+        keep: bool = True,
+        replace: Collection[str] = (),
     ) -> Plan:
         """Bring the lab up, from whatever state it is in, by the cheapest true way; returns what was done.
 
@@ -179,6 +178,7 @@ class Lab:
             boot: boot new nodes rather than fork them from a parent machine; implies `fresh`.
             fresh: don't restore the ready state that an earlier `up` saved.
             keep: save the ready state when the whole lab was made.
+            replace: nodes to make anew, while the others run on.
 
         Raises:
             LabError, ExceptionGroup: what failed; the next `up` goes on from there.
@@ -186,9 +186,9 @@ class Lab:
         progress = progress or Silent()
         with self._locked(progress):
             directory = self.hypervisor.ensure_pool()
-            plan = self.plan(fresh=fresh or boot)
+            plan = self.plan(fresh=fresh or boot, replace=replace)
             save_record(self.hypervisor, self.name, self.record)
-            if any(a.verb is Verb.RESTORE_NODE for a in plan.actions):
+            if plan.count(Verb.RESTORE_NODE):
                 self._restore(plan, self._workshop(directory, progress))
                 rest = self.plan(fresh=True)
             else:
@@ -196,9 +196,7 @@ class Lab:
             apply(rest, self._workshop(directory, progress, forking=not boot))
             if plan:
                 self.wait_converged()
-            if keep and {a.node for a in rest.actions if a.verb is Verb.CREATE_NODE} == {
-                n.name for n in self.spec.nodes
-            }:
+            if keep and rest.count(Verb.CREATE_NODE) == len(self.spec.nodes):
                 self._keep(self._workshop(directory, progress))
         return plan
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -65,6 +65,10 @@ class Plan:
         """The actions that concern one node."""
         return tuple(a for a in self.actions if a.node == node)
 
+    def count(self, verb: Verb) -> int:
+        """How many of its actions are of a kind."""
+        return sum(a.verb is verb for a in self.actions)
+
     def __str__(self) -> str:
         return "".join(f"{action}\n" for action in self.actions)
 
@@ -91,6 +95,7 @@ def plan_up(
     nodes: Mapping[str, Digests],
     networks: Mapping[str, str],
     missing_images: tuple[str, ...] = (),
+    replace: Collection[str] = (),
 ) -> Plan:
     """The way from what is there to the lab.
 
@@ -99,9 +104,10 @@ def plan_up(
         nodes: what each node must have been made from.
         networks: the digest of each network.
         missing_images: those whose parent disk has yet to be built.
+        replace: nodes that are to be made anew although nothing is wrong with them.
     """
     stale = {n.name for n in lab.networks if _stale_network(there, n.name, networks[n.name])}
-    removals = [*_remove_strays(lab, there), *_remove_stale_nodes(lab, there, nodes, stale)]
+    removals = [*_remove_strays(lab, there), *_remove_stale_nodes(lab, there, nodes, stale, replace)]
     gone = {a.node for a in removals if a.verb is Verb.REMOVE_NODE}
     active = {n.name for n in lab.networks if (network := there.network(n.name)) and network.active}
     return Plan(
@@ -168,14 +174,20 @@ def _remove_strays(lab: LabSpec, there: Inventory) -> Iterator[Action]:
 
 
 def _remove_stale_nodes(
-    lab: LabSpec, there: Inventory, digests: Mapping[str, Digests], stale_networks: set[str]
+    lab: LabSpec,
+    there: Inventory,
+    digests: Mapping[str, Digests],
+    stale_networks: set[str],
+    replace: Collection[str],
 ) -> Iterator[Action]:
     overlays = {v.name for v in there.volumes}
     for node in lab.nodes:
         domain = there.domain(node.name)
         if not (domain and domain.mark):
             continue
-        if domain.mark.digest != digests[node.name].machine:
+        if node.name in replace:
+            yield Action(Verb.REMOVE_NODE, domain.name, "to be replaced", node.name)
+        elif domain.mark.digest != digests[node.name].machine:
             yield Action(Verb.REMOVE_NODE, domain.name, "its image, hardware or roles have changed", node.name)
         elif overlay_name(lab.name, node.name) not in overlays:
             yield Action(Verb.REMOVE_NODE, domain.name, "its disk is gone", node.name)

@@ -44,6 +44,9 @@ def up(
     boot: Annotated[
         bool, typer.Option("--boot", help="Boot new nodes rather than fork them from a running one.")
     ] = False,
+    replace: Annotated[
+        list[str] | None, typer.Option("--replace", metavar="NODE", help="Make this node anew while the others run on.")
+    ] = None,
     connect: ConnectOption = DEFAULT_CONNECT,
 ) -> None:
     """Bring a lab up.
@@ -54,7 +57,7 @@ def up(
     with open_hypervisor(connect) as hypervisor:
         the_lab = Lab.from_topology(topology, hypervisor=hypervisor, name=lab, accelerator=_accelerator(accel))
         with reporting() as reporter:
-            done = the_lab.up(reporter, boot=boot, fresh=fresh, keep=not no_save)
+            done = the_lab.up(reporter, boot=boot, fresh=fresh, keep=not no_save, replace=replace or ())
         if not done:
             SAYS.print(f"lab {the_lab.name} is up; there is nothing to do")
         _show(the_lab, the_lab.status(), reporter.seconds)

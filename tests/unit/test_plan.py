@@ -232,3 +232,10 @@ def test_what_the_lab_does_not_own_is_never_in_its_plan(own: Inventory, planned:
         (*foreign().domains, *own.domains), (*foreign().networks, *own.networks), (*foreign().volumes, *own.volumes)
     )
     assert planned(both.of("lab")) == planned(own)
+
+
+def test_a_node_to_be_replaced_is_made_anew_and_the_others_are_left_alone() -> None:
+    networks = {n.name: "network" for n in LAB.networks}
+    todo = plan_up(LAB, all_up(LAB), nodes=digests(LAB), networks=networks, replace=["m1"])
+    assert {a.node for a in todo.actions} == {"m1"}
+    assert str(todo).startswith(f"remove node {LAB.name}.m1: to be replaced\ncreate node m1: ")
