@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 
 from labctl.apply import Workshop, domain_plan
+from labctl.cache import prune
 from labctl.clock import Deadline
 from labctl.errors import HypervisorError, InputError
 from labctl.inventory import Mark, Stage
@@ -44,6 +45,8 @@ def keep_ready(shop: Workshop) -> None:
         LabError, ExceptionGroup: it could not be saved whole; the lab runs on.
     """
     _forget_older(shop, _keep(shop, _key(shop), "the ready state"))
+    for entry in prune(shop.hypervisor, now_s=time.time()):
+        shop.progress.note(f"removed {entry.kind} {entry.name}, for room: labctl cache ls shows what is kept")
 
 
 def snapshot_key(lab: str, name: str) -> str:
