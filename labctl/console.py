@@ -6,8 +6,11 @@ import os
 import sys
 
 from rich.console import Console
+from rich.table import Table
 
-__all__ = ["RESULTS", "SAYS", "reader_gone"]
+__all__ = ["RESULTS", "SAYS", "reader_gone", "table"]
+
+PIPE_COLUMNS = 240  # of a table that goes to a file or a pipe: nothing there wraps by itself
 
 
 def reader_gone() -> int:
@@ -24,6 +27,8 @@ class _Terminal(Console):
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, soft_wrap=True, highlight=False, emoji=False)
+        if not self.is_terminal:
+            self.width = PIPE_COLUMNS
 
     def on_broken_pipe(self) -> None:
         """The reader went away; rich's own exit code, 1, would say that a verdict failed."""
@@ -33,3 +38,11 @@ class _Terminal(Console):
 # Results go to standard output so that they can be piped; what happens meanwhile goes to standard error.
 RESULTS = _Terminal()
 SAYS = _Terminal(stderr=True)
+
+
+def table(*columns: str) -> Table:
+    """An empty table for results; what is too wide for the terminal goes on in the next line, nothing is cut."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made

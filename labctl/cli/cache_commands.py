@@ -9,11 +9,10 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from labctl.cache import MOST_AGE_S, MOST_BYTES, entries, prune
 from labctl.cli.app import DEFAULT_CONNECT, ConnectOption, JsonOption, app
-from labctl.console import RESULTS, SAYS
+from labctl.console import RESULTS, SAYS, table
 from labctl.lab import open_hypervisor
 
 __all__ = ["cache"]
@@ -30,15 +29,13 @@ def ls(as_json: JsonOption = False, connect: ConnectOption = DEFAULT_CONNECT) ->
     if as_json:
         RESULTS.print_json(json.dumps([asdict(e) for e in found]))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("kind", "name", "saved", "size", "used by"):
-        table.add_column(column)
+    shown = table("kind", "name", "saved", "size", "used by")
     for entry in found:
         saved = datetime.fromtimestamp(entry.saved_at, UTC).strftime("%Y-%m-%d %H:%M") if entry.saved_at else "-"
         users = "\n".join(entry.used_by) or "-"
-        table.add_row(entry.kind, entry.name, saved, f"{entry.size_bytes >> 20} MiB", users)
+        shown.add_row(entry.kind, entry.name, saved, f"{entry.size_bytes >> 20} MiB", users)
     total = sum(e.size_bytes for e in found) >> 20
-    RESULTS.print(table if found else "nothing is kept")
+    RESULTS.print(shown if found else "nothing is kept")
     if found:
         RESULTS.print(f"{total} MiB in all")
 

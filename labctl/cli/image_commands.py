@@ -6,12 +6,11 @@ import json
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from labctl import images
 from labctl.cli.app import DEFAULT_CONNECT, ConnectOption, JsonOption, app
 from labctl.cli.progress import reporting
-from labctl.console import RESULTS, SAYS
+from labctl.console import RESULTS, SAYS, table
 from labctl.errors import InputError
 from labctl.hypervisor.seam import Hypervisor
 from labctl.images import Parent
@@ -51,15 +50,13 @@ def ls(as_json: JsonOption = False, connect: ConnectOption = DEFAULT_CONNECT) ->
     if as_json:
         RESULTS.print_json(json.dumps([_as_json(p, users) for p, users in rows]))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("image", "recipe digest", "size", "packages", "used by"):
-        table.add_column(column)
+    shown = table("image", "recipe digest", "size", "packages", "used by")
     for parent, users in rows:
         manifest = parent.manifest
         size = f"{parent.disk.allocation_bytes >> 20} MiB"
         used = "\n".join(_labs(users, everything)) or "-"
-        table.add_row(manifest.image, manifest.digest, size, str(len(manifest.packages)), used)
-    RESULTS.print(table if rows else "no parent disks; labctl image build makes one")
+        shown.add_row(manifest.image, manifest.digest, size, str(len(manifest.packages)), used)
+    RESULTS.print(shown if rows else "no parent disks; labctl image build makes one")
 
 
 @image.command()

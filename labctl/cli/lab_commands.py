@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from labctl.cli.app import DEFAULT_CONNECT, Accel, AccelOption, ConnectOption, JsonOption, LabOption, app, existing_lab
 from labctl.cli.progress import reporting
 from labctl.cluster.membership import ClusterView
 from labctl.console import RESULTS, SAYS
+from labctl.console import table as make_table
 from labctl.errors import InputError
 from labctl.lab import DEFAULT_TOPOLOGY, Lab, NodeStatus, default_lab, destroy_lab, inventory, open_hypervisor
 from labctl.topology.load import find_topology, load_topology
@@ -106,7 +106,7 @@ def ls(as_json: JsonOption = False, connect: ConnectOption = DEFAULT_CONNECT) ->
     if as_json:
         RESULTS.print_json(json.dumps(rows))
         return
-    table = _table("lab", "nodes", "running", "disk")
+    table = make_table("lab", "nodes", "running", "disk")
     for row in rows:
         table.add_row(str(row["lab"]), str(row["nodes"]), str(row["running"]), f"{row['disk_mib']} MiB")
     RESULTS.print(table if rows else "no labs")
@@ -157,19 +157,12 @@ def _write(path: Path, text: str) -> None:
 # -- showing -----------------------------------------------------------------------------------------------------------
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column)
-    return table
-
-
 _COLOURS = {"ready": "green", "preparing": "yellow", "paused": "yellow"}
 
 
 def _show(lab: Lab, nodes: tuple[NodeStatus, ...], seconds: dict[str, float]) -> None:
     """The lab as tables: nodes with their NICs, clusters with what their members see."""
-    table = _table("node", "roles", "addresses", "state", *(["seconds"] if seconds else []))
+    table = make_table("node", "roles", "addresses", "state", *(["seconds"] if seconds else []))
     for status_ in nodes:
         node = status_.node
         cells = [node.name, ", ".join(node.roles) or "-", _addresses(status_), _coloured(status_.state)]
@@ -204,7 +197,7 @@ def _show_cluster(view: ClusterView) -> None:
         f"heartbeat {beat.period_ms} ms x {beat.tolerance}"
     )
     names = {m.priority: m.node for m in cluster.members}
-    table = _table("member", "host ID", "sees", "buckets")
+    table = make_table("member", "host ID", "sees", "buckets")
     for member in view.members:
         sees = (
             ", ".join(names[p] for p in sorted(member.alive))

@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from labctl.cli.app import DEFAULT_CONNECT, ConnectOption, JsonOption, LabOption, app, existing_lab
 from labctl.cli.progress import reporting
-from labctl.console import RESULTS, SAYS
+from labctl.console import RESULTS, SAYS, table
 from labctl.errors import InputError
 from labctl.hypervisor.seam import Hypervisor
 from labctl.lab import open_hypervisor
@@ -51,14 +50,12 @@ def ls(as_json: JsonOption = False, connect: ConnectOption = DEFAULT_CONNECT) ->
     if as_json:
         RESULTS.print_json(json.dumps(rows))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("key", "lab", "saved", "nodes", "size", "used by"):
-        table.add_column(column)
+    shown = table("key", "lab", "saved", "nodes", "size", "used by")
     for row in rows:
         users = ", ".join(row["used_by"]) or "-"
         nodes = ", ".join(row["nodes"])
-        table.add_row(row["key"], row["lab"], row["saved_at"], nodes, f"{row['size_bytes'] >> 20} MiB", users)
-    RESULTS.print(table if rows else "no saved states")
+        shown.add_row(row["key"], row["lab"], row["saved_at"], nodes, f"{row['size_bytes'] >> 20} MiB", users)
+    RESULTS.print(shown if rows else "no saved states")
 
 
 @snapshot.command()
