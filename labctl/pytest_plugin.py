@@ -4,6 +4,7 @@
 def test_a_member_dies(lab, probe, inject, history):
     ...
 """
+# ruff: noqa: PLC0415 -- what costs time is imported by the fixture that needs it: every run of pytest loads this module
 
 from __future__ import annotations
 
@@ -12,22 +13,22 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from labctl import store
 from labctl.clock import SystemClock
-from labctl.cluster.watch import watching
 from labctl.errors import LabError
-from labctl.faults import Fault, injected
-from labctl.guest.agent import Guest
-from labctl.guest.testinfra_backend import host as testinfra_host
-from labctl.history import HistoryWriter
-from labctl.hypervisor.seam import Hypervisor
-from labctl.lab import DEFAULT_TOPOLOGY, DEFAULT_URI, Lab, console_tail, open_hypervisor
-from labctl.probes.probe import Probe, RunningProbe
-from labctl.topology.spec import Accelerator
+
+if TYPE_CHECKING:
+    from labctl.faults import Fault
+    from labctl.guest.agent import Guest
+    from labctl.history import HistoryWriter
+    from labctl.hypervisor.seam import Hypervisor
+    from labctl.lab import Lab
+    from labctl.probes.probe import Probe, RunningProbe
+    from labctl.topology.spec import Accelerator
 
 __all__ = ["Labs"]
 
@@ -35,7 +36,7 @@ __all__ = ["Labs"]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The plugin's options."""
     group = parser.getgroup("labctl", "virtual labs")
-    group.addoption("--lab-connect", metavar="URI", default=DEFAULT_URI, help="hypervisor that the labs are on")
+    group.addoption("--lab-connect", metavar="URI", help="hypervisor that the labs are on (default: qemu:///system)")
     group.addoption("--lab", metavar="NAME", help="name of the lab to use; made up from the topology's by default")
     group.addoption("--lab-keep", action="store_true", help="leave the labs up at the end, to look at them")
     group.addoption("--lab-reuse", action="store_true", help="the same, and the next run goes on with them")
@@ -44,7 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known."""
-    config.addinivalue_line("markers", f"lab(topology): the topology of the test's lab (default: {DEFAULT_TOPOLOGY})")
+    config.addinivalue_line("markers", "lab(topology): the topology of the test's lab; the one of `labctl up` by default")
 
 
 @dataclass
@@ -74,6 +75,8 @@ class Labs:
         return lab
 
     def _new(self, topology: str) -> Lab:
+        from labctl.lab import Lab
+
         name = self.name or f"test-{re.sub(r'[^a-z0-9-]', '-', Path(topology).stem)}"[:32]
         lab = Lab.from_topology(topology, hypervisor=self.hypervisor, name=name, accelerator=self.accelerator)
         self.labs[topology] = lab
@@ -94,9 +97,12 @@ class Labs:
 @pytest.fixture(scope="session")
 def labs(request: pytest.FixtureRequest) -> Iterator[Labs]:
     """The labs of the session; gone at its end unless they are to be kept."""
+    from labctl.lab import DEFAULT_URI, open_hypervisor
+    from labctl.topology.spec import Accelerator
+
     option = request.config.getoption
     accel = option("--lab-accel")
-    with open_hypervisor(option("--lab-connect")) as hypervisor:
+    with open_hypervisor(option("--lab-connect") or DEFAULT_URI) as hypervisor:
         session = Labs(hypervisor, option("--lab"), None if accel == "auto" else Accelerator(accel))
         try:
             yield session
@@ -127,7 +133,9 @@ def clean_lab(lab: Lab) -> Lab:
 @pytest.fixture
 def node(lab: Lab) -> Callable[[str], Any]:
     """Makes a testinfra host of a node, over the guest agent: `node("cas1").service("nginx").is_running`."""
-    return lambda name: testinfra_host(lab.guest(name))
+    from labctl.guest.testinfra_backend import host
+
+    return lambda name: host(lab.guest(name))
 
 
 @pytest.fixture
@@ -148,6 +156,8 @@ def evidence_dir(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture
 def history(evidence_dir: Path) -> Iterator[HistoryWriter]:
     """The test's history; its file stays in the test's evidence."""
+    from labctl.history import HistoryWriter
+
     path = evidence_dir / "history.jsonl"
     path.unlink(missing_ok=True)
     with HistoryWriter(path) as writer:
@@ -157,18 +167,24 @@ def history(evidence_dir: Path) -> Iterator[HistoryWriter]:
 @pytest.fixture
 def probe(client: Guest, history: HistoryWriter) -> Callable[[Probe], AbstractContextManager[RunningProbe]]:
     """Runs a probe in the client guest for the length of a `with` block."""
+    from labctl.probes.probe import RunningProbe
+
     return lambda spec: RunningProbe(spec, client, history)
 
 
 @pytest.fixture
 def inject(lab: Lab, history: HistoryWriter) -> Callable[[Fault], AbstractContextManager[None]]:
     """Breaks something for the length of a `with` block: `with inject(PowerOff("cas1")): …`."""
+    from labctl.faults import injected
+
     return lambda fault: injected(fault, lab.ground(), history)
 
 
 @pytest.fixture
 def watch(lab: Lab, history: HistoryWriter) -> Iterator[None]:
     """Records every cluster's membership for the length of the test."""
+    from labctl.cluster.watch import watching
+
     with ExitStack() as stack:
         for cluster in lab.spec.clusters:
             stack.enter_context(watching(lambda c=cluster: lab.look(c), history, SystemClock()))  # type: ignore[misc]
@@ -191,6 +207,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def _topology_of(item: pytest.Item) -> str:
+    from labctl.lab import DEFAULT_TOPOLOGY
+
     marker = item.get_closest_marker("lab")
     if marker is None:
         return DEFAULT_TOPOLOGY
@@ -215,6 +233,8 @@ def _gather(lab: Lab, folder: Path) -> Path:
 
 
 def _console(lab: Lab, node: str) -> str:
+    from labctl.lab import console_tail
+
     return console_tail(lab.hypervisor, lab.name, node, size_bytes=1 << 20)
 
 
