@@ -14,12 +14,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
-from labctl.errors import HypervisorError, LabError
+from labctl.errors import HypervisorError
 from labctl.hypervisor.seam import Hypervisor
 from labctl.machines import Machine, fork, load_machine
+from labctl.parallel import for_all
 from labctl.render.names import domain_name, overlay_name
 from labctl.render.xml import DomainPlan, base_xml, domain_xml, overlay_xml
 
@@ -142,17 +142,17 @@ def save_state(hypervisor: Hypervisor, manifest: Manifest, directory: str, set_c
     remove_state(hypervisor, manifest.key)
     began_s = time.monotonic()
     names = {node: domain_name(manifest.lab, node) for node in manifest.nodes}
-    _all(hypervisor.suspend, names.values())
+    for_all(hypervisor.suspend, names.values())
     saved: list[str] = []
     try:
-        _all(lambda node: _save_node(hypervisor, manifest, node, names[node], directory, saved), manifest.nodes)
+        for_all(lambda node: _save_node(hypervisor, manifest, node, names[node], directory, saved), manifest.nodes)
     except BaseException:
         _go_on(hypervisor, manifest, names, saved)
         remove_state(hypervisor, manifest.key)
         raise
     _go_on(hypervisor, manifest, names, saved)
     paused_s = time.monotonic() - began_s
-    _all(set_clock, manifest.nodes)
+    for_all(set_clock, manifest.nodes)
     data = json.dumps(asdict(manifest)).encode().ljust(_MANIFEST_BYTES)
     hypervisor.create_volume(base_xml(_manifest_name(manifest.key), _MANIFEST_BYTES, "raw"))
     hypervisor.upload_volume(_manifest_name(manifest.key), io.BytesIO(data), _MANIFEST_BYTES, lambda _sent: None)
@@ -189,7 +189,7 @@ def _go_on(hypervisor: Hypervisor, manifest: Manifest, names: dict[str, str], sa
     def back(node: str) -> None:
         hypervisor.restore_domain(volumes[_volumes(manifest.key, node)[1]], paused=True)
 
-    _all(back, [node for node in manifest.nodes if node in saved])
+    for_all(back, [node for node in manifest.nodes if node in saved])
     resume_together(hypervisor, names.values())
 
 
@@ -216,7 +216,7 @@ def restore_nodes(hypervisor: Hypervisor, state: State, plans: dict[str, DomainP
         fork(hypervisor, machine, plan, paused=True)
         hypervisor.mark_domain(name, plan.mark)
 
-    _all(one, plans)
+    for_all(one, plans)
 
 
 def resume_together(hypervisor: Hypervisor, domains: Iterable[str]) -> float:
@@ -230,19 +230,5 @@ def resume_together(hypervisor: Hypervisor, domains: Iterable[str]) -> float:
         hypervisor.resume(name)
         at_s.append(time.monotonic())
 
-    _all(one, names)
+    for_all(one, names)
     return max(at_s) - min(at_s) if at_s else 0.0
-
-
-def _all(act: Callable[[str], object], names: Iterable[str]) -> None:
-    """Do it for all, side by side, and wait for all; failures come together."""
-    wanted = list(names)
-    if not wanted:
-        return
-    with ThreadPoolExecutor(max_workers=len(wanted), thread_name_prefix="state") as pool:
-        futures = [pool.submit(act, name) for name in wanted]
-    failures = [f.exception() for f in futures if f.exception()]
-    if len(failures) == 1 and failures[0]:
-        raise failures[0]
-    if failures:
-        raise ExceptionGroup("several nodes failed", [f for f in failures if isinstance(f, (LabError, Exception))])
