@@ -45,7 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known."""
-    config.addinivalue_line("markers", "lab(topology): the topology of the test's lab; the one of `labctl up` by default")
+    config.addinivalue_line("markers", "lab(topology): the topology of the test's lab; `labctl up`'s by default")
 
 
 @dataclass
