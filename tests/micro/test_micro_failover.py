@@ -1,0 +1,63 @@
+"""A member breaks: its clients come back within the bound, and a cluster that is broken is not called fine."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from failover import a_member_breaks_and_comes_back
+
+from labctl.checks import Result, summary
+from labctl.errors import VerdictFailed
+from labctl.faults import LinkDown, Pause, PowerOff
+
+pytestmark = [pytest.mark.lab(topology="micro"), pytest.mark.timeout(600)]
+
+VICTIM, SURVIVOR = "m1", "m2"
+
+
+@pytest.mark.parametrize("fault", [PowerOff(VICTIM), Pause(VICTIM), LinkDown(VICTIM, "cluster")], ids=lambda f: f.kind)
+def test_a_member_breaks_and_its_clients_come_back(fault, lab, probe, inject, history, watch, record_property):
+    verdict = a_member_breaks_and_comes_back(fault, lab, probe, inject, history)
+    for finding in verdict.findings:
+        for figure in finding.figures:
+            record_property(f"{finding.check}: {figure.name}", str(figure))
+    verdict.require_pass()
+    assert not lab.plan()
+
+
+@pytest.fixture
+def heartbeat_stopped(lab):
+    """The victim has stopped its heartbeat, as a member does that leaves."""
+    lab.guest(VICTIM).succeed(["sv", "-w", "20", "down", "/etc/labctl/service/keepalived"])
+    yield
+    lab.guest(VICTIM).succeed(["sv", "-w", "20", "up", "/etc/labctl/service/keepalived"])
+    lab.wait_converged()
+
+
+@pytest.fixture
+def survivor_drops(lab):
+    """The survivor drops all that it should accept."""
+    lab.guest(SURVIVOR).succeed(["nft", "insert", "rule", "ip", "labctl_web", "decide", "drop"])
+    yield
+    lab.guest(SURVIVOR).succeed(["/etc/labctl/boot.d/20-cluster-web"])
+    lab.wait_converged()
+
+
+def test_a_member_that_was_out_before_it_broke_is_no_failover(heartbeat_stopped, lab, probe, inject, history, watch):
+    verdict = a_member_breaks_and_comes_back(Pause(VICTIM), lab, probe, inject, history)
+    assert verdict.result is Result.FAIL
+    told = summary(verdict)
+    assert f"{VICTIM} answered none of 30 clients" in told
+    assert f"{SURVIVOR} sees [2]" in told
+    with pytest.raises(VerdictFailed, match=f"{VICTIM} answered none"):
+        verdict.require_pass()
+
+
+def test_a_survivor_that_serves_nobody_is_no_failover(survivor_drops, lab, probe, inject, history, watch):
+    verdict = a_member_breaks_and_comes_back(Pause(VICTIM), lab, probe, inject, history)
+    assert verdict.result is Result.FAIL
+    reasons = {f.check: f.reason for f in verdict.findings if f.result is not Result.PASS}
+    assert any(reason.startswith(f"{SURVIVOR} answered none of") for reason in reasons.values()), reasons
+    (outage,) = (reason for check, reason in reasons.items() if f"of pause of {VICTIM}" in check)
+    assert re.match(r"the outage lasted .* failed: timeout\), the bound is 5\.400 s", outage), outage

@@ -1,0 +1,123 @@
+"""The pytest plugin: in nobody's way where no lab is wanted, and full of evidence where a test with a lab fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.lab(topology="micro")
+
+
+@pytest.fixture
+def run_tests(tmp_path):
+    """Runs pytest on the text of a test module, in a process and a directory of its own."""
+
+    def run(text: str, *options: str) -> subprocess.CompletedProcess:
+        (tmp_path / "test_it.py").write_text(text)
+        (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, "test_it.py"],
+            cwd=tmp_path,
+            env={**os.environ, "LABCTL_ARTIFACTS": str(tmp_path / "evidence")},
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+
+    return run
+
+
+def test_a_run_without_labs_loads_neither_libvirt_nor_the_rest_of_labctl(run_tests):
+    done = run_tests("""
+import sys
+
+def test_it():
+    loaded = {"libvirt", "pydantic", "jinja2", "labctl.lab", "labctl.guest.agent"} & set(sys.modules)
+    assert "labctl.pytest_plugin" in sys.modules
+    assert not loaded, loaded
+""")
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_marker_and_the_fixtures_are_told(run_tests):
+    text = "def test_it(): pass"
+    assert "@pytest.mark.lab(topology)" in run_tests(text, "--markers").stdout
+    told = run_tests(text, "--fixtures").stdout
+    for fixture in ("lab", "node", "client", "probe", "inject", "history", "watch"):
+        assert f"\n{fixture} " in told
+
+
+def test_testinfras_own_fixtures_still_work(run_tests):
+    done = run_tests(
+        """
+testinfra_hosts = ["local://"]
+
+def test_it(host):
+    assert host.file("/etc/passwd").exists
+    assert host.backend.NAME == "local"
+"""
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_testinfra_sees_into_a_node(node):
+    member = node("m1")
+    assert member.file("/etc/hostname").content_string == "m1\n"
+    assert member.file("/etc/shadow").mode == 0o640
+    assert member.interface("cluster").addresses[:1] == ["10.78.0.31"]
+    assert member.process.filter(comm="keepalived")
+    assert member.socket("tcp://0.0.0.0:80").is_listening
+    assert member.check_output("echo %s", "it's") == "it's"
+    assert member.run("exit 3").rc == 3
+
+
+def test_a_failed_test_leaves_consoles_journals_and_history(run_tests, micro, tmp_path):
+    done = run_tests(
+        """
+import pytest
+
+@pytest.mark.lab(topology="micro")
+def test_it(lab, history):
+    history.note("this is what it saw")
+    assert lab.name == "something else"
+""",
+        "--lab-reuse",
+        "--lab",
+        micro.name,
+        "--lab-connect",
+        micro.hypervisor.uri,
+    )
+    assert done.returncode == 1, done.stdout
+    folder = tmp_path / "evidence" / "test_it.py-test_it"
+    assert f"consoles, journals and history: {folder}" in done.stdout
+    written = {path.name: path.read_text() for path in folder.iterdir()}
+    assert set(written) == {
+        "history.jsonl",
+        *(f"{n}.{w}.log" for n in ("m1", "m2", "client") for w in ("console", "journal")),
+    }
+    notes = [e["text"] for e in map(json.loads, written["history.jsonl"].splitlines()) if e["event"] == "note"]
+    assert notes == ["this is what it saw"]
+    assert "login" in written["client.console.log"]
+    assert "VRRP" in written["m1.journal.log"]
+    assert {node.state for node in micro.status()} == {"ready"}
+
+
+def test_a_lab_that_can_not_be_made_fails_each_test_with_the_first_cause(run_tests, tmp_path):
+    (tmp_path / "broken.yaml").write_text("lab: broken\\n")
+    done = run_tests("""
+import pytest
+
+pytestmark = pytest.mark.lab(topology="broken.yaml")
+
+def test_one(lab): pass
+
+def test_two(lab): pass
+""")
+    assert done.returncode == 1
+    assert "2 errors" in done.stdout
+    assert done.stdout.count("InputError: broken.yaml") >= 2
