@@ -310,7 +310,7 @@ class Builder:
         if domain is None:
             raise HypervisorError(f"{node.name}: its domain vanished while it was set up")
         guest.set_clock(time.time_ns())  # that of a fork went on from when its machine was saved
-        specialise(guest, shop.lab, node, domain.uuid)
+        specialise(guest, shop.lab, node)
         was_ready = domain.mark is not None and domain.mark.stage is Stage.READY
         stage = Stage.READY if was_ready else Stage.SPECIALISED
         self._mark(node.name, stage=stage, identity=shop.digests[node.name].identity)

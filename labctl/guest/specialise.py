@@ -16,19 +16,16 @@ _SCRIPT = "/etc/labctl/specialise"  # stays in the guest, to be read and run aga
 
 def identity_digest(lab: LabSpec, node: NodeSpec) -> str:
     """Names all that `specialise` gives a node, but for what is random."""
-    return digest_of(_files(lab, node), _script(lab, node, "(uuid)"))
+    return digest_of(_files(lab, node), _script(lab, node, "(domain)"))
 
 
-def specialise(guest: Guest, lab: LabSpec, node: NodeSpec, domain_uuid: str) -> None:
-    """Make the guest that node.
-
-    Args:
-        domain_uuid: of its domain; another one than last time makes machine-id and host keys anew.
+def specialise(guest: Guest, lab: LabSpec, node: NodeSpec) -> None:
+    """Make the guest that node; another domain's name than last time makes machine-id and host keys anew.
 
     Raises:
         CommandFailed: a step failed in the guest, with what it said.
     """
-    files = {**_files(lab, node), _SCRIPT: (_script(lab, node, domain_uuid), 0o755)}
+    files = {**_files(lab, node), _SCRIPT: (_script(lab, node, guest.domain), 0o755)}
     guest.write_files({path: (text.encode(), mode) for path, (text, mode) in files.items()})
     guest.succeed([_SCRIPT], within_s=120.0)
 
@@ -41,8 +38,8 @@ def _files(lab: LabSpec, node: NodeSpec) -> dict[str, tuple[str, int]]:
     }
 
 
-def _script(lab: LabSpec, node: NodeSpec, domain_uuid: str) -> str:
-    return _render("specialise.sh.j2", lab, node, domain_uuid=domain_uuid)
+def _script(lab: LabSpec, node: NodeSpec, domain: str) -> str:
+    return _render("specialise.sh.j2", lab, node, domain=domain)
 
 
 def _render(file: str, lab: LabSpec, node: NodeSpec, **more: str) -> str:

@@ -25,19 +25,19 @@ M1 = LAB.nodes[0]
 NIC = M1.nics[0]
 
 
-def specialised(lab: LabSpec, node: NodeSpec, uuid: str = "uuid-1") -> ScriptedGuest:
-    """A guest after it was made `node`."""
-    guest, inside = _guest(node.name)
-    specialise(guest, lab, node, uuid)
+def specialised(lab: LabSpec, node: NodeSpec, name: str = "lab") -> ScriptedGuest:
+    """A guest after it was made `node` in a lab of that name."""
+    guest, inside = _guest(node.name, name)
+    specialise(guest, lab, node)
     return inside
 
 
-def _guest(name: str) -> tuple[Guest, ScriptedGuest]:
+def _guest(name: str, lab: str = "lab") -> tuple[Guest, ScriptedGuest]:
     hypervisor, inside = FakeHypervisor(), ScriptedGuest()
-    hypervisor.define_domain(domain_xml(DomainPlan(Mark("lab", name, ""), 1, 1, Accelerator.TCG, "/disk", "root")))
-    hypervisor.start_domain(f"lab.{name}")
-    hypervisor.agents[f"lab.{name}"] = inside
-    return Guest(hypervisor, name, f"lab.{name}"), inside
+    hypervisor.define_domain(domain_xml(DomainPlan(Mark(lab, name, ""), 1, 1, Accelerator.TCG, "/disk", "root")))
+    hypervisor.start_domain(f"{lab}.{name}")
+    hypervisor.agents[f"{lab}.{name}"] = inside
+    return Guest(hypervisor, name, f"{lab}.{name}"), inside
 
 
 def test_a_node_gets_its_name_and_everybody_elses() -> None:
@@ -58,17 +58,17 @@ def test_the_script_runs_after_the_files_are_there_and_stays_in_the_guest() -> N
     assert inside.modes["/etc/labctl/specialise"] == inside.modes["/etc/labctl/boot.d/10-network"] == 0o755
 
 
-def test_another_domain_makes_machine_id_and_host_keys_anew() -> None:
-    scripts = {specialised(LAB, M1, uuid).files["/etc/labctl/specialise"] for uuid in ("uuid-1", "uuid-2")}
+def test_a_node_of_another_lab_makes_machine_id_and_host_keys_anew() -> None:
+    scripts = {specialised(LAB, M1, name).files["/etc/labctl/specialise"] for name in ("lab-1", "lab-2")}
     assert len(scripts) == 2
-    assert b'!= "uuid-1"' in min(scripts)
+    assert b'!= "lab-1.m1"' in min(scripts)
 
 
 def test_a_script_that_fails_says_what_it_said() -> None:
     guest, inside = _guest("m1")
     inside.says("/etc/labctl/specialise", exit_code=1, err=b"network: no NIC has the address 52:54:00:00:00:01\n")
     with pytest.raises(CommandFailed, match="m1: /etc/labctl/specialise: exit code 1\nnetwork: no NIC has the address"):
-        specialise(guest, LAB, M1, "uuid-1")
+        specialise(guest, LAB, M1)
 
 
 def with_m1(**changes: object) -> LabSpec:
