@@ -20,7 +20,7 @@ from labctl.checks import (
 )
 from labctl.clock import Deadline, wait_until
 from labctl.errors import DeadlineExceeded
-from labctl.faults import Fault
+from labctl.faults import Fault, PowerOff
 from labctl.history import FaultPhase, History, Window
 from labctl.probes.probe import Kind, Probe
 
@@ -50,10 +50,10 @@ def a_member_breaks_and_comes_back(fault: Fault, lab, probe, inject, history) ->
     """Inject the fault under load, heal it, and judge what the clients saw."""
     spec = web(lab)
     with probe(spec):
-        sampled_for(lab, history, spec, rounds=3)
+        sampled_for(lab, history, spec, rounds=2)
         with inject(fault):
             sampled_for(lab, history, spec, rounds=3, at_least_s=3 * lab.spec.clusters[0].heartbeat.down_after_s)
-        converged = _converges(lab, 20.0 if fault.kind != "power-off" else 60.0)
+        converged = _converges(lab, 60.0 if isinstance(fault, PowerOff) else 10.0)
         rejoined_s = lab.clock.now_s()
         sampled_for(lab, history, spec, rounds=3)
     verdict = _verdict(fault, lab.spec.clusters[0], history.read(), rejoined_s, converged)

@@ -35,7 +35,7 @@ def ask(client, count=1):
 def test_both_members_serve_and_each_of_60_clients_stays_with_one(lab, probe, history):
     spec = web(lab, clients=60, rate_hz=25)
     with probe(spec):
-        sampled_for(lab, history, spec, rounds=3)
+        sampled_for(lab, history, spec, rounds=2)
     seen = history.read()
     verdict = judge(
         members_answer(seen, "web", ["m1", "m2"], limits=LIMITS),

@@ -155,14 +155,15 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self.side, keys)
 
-    def wait_for(self, pattern: bytes, clock, within_s: float = 30) -> re.Match[bytes]:
+    def wait_for(self, pattern: bytes, clock, within_s: float = 30) -> None:
+        """Wait until `pattern` is shown, after what was waited for before."""
         until_s = clock.now_s() + within_s
         while not (found := re.search(pattern, self.seen)):
             left_s = until_s - clock.now_s()
             assert left_s > 0, f"{pattern!r} did not come; seen: {self.seen!r}"
             if select.select([self.side], [], [], left_s)[0]:
                 self.seen += os.read(self.side, 4096)
-        return found
+        self.seen = self.seen[found.end() :]
 
     def close(self) -> None:
         self.process.kill()
@@ -193,10 +194,13 @@ def test_console_takes_what_is_typed_and_puts_the_terminal_back(terminal, micro)
 
 def test_console_passes_ctrl_c_on_to_the_guest(terminal, micro):
     terminal.wait_for(rb"leaves it", micro.clock)
-    terminal.type(b"\rsleep 600; echo slept\r")
-    terminal.wait_for(rb"sleep 600", micro.clock)
-    terminal.type(b"\x03echo $((7 * 11))\r")
-    terminal.wait_for(rb"\b77\b", micro.clock)
+    terminal.type(b"\r")
+    terminal.wait_for(rb"root@client:~# ", micro.clock)
+    terminal.type(b"echo $((2 * 3 * 7)); sleep 600\r")
+    terminal.wait_for(rb"\b42\b", micro.clock)
+    terminal.type(b"\x03")
+    terminal.wait_for(rb"root@client:~# ", micro.clock)
+    assert terminal.process.poll() is None
     terminal.type(b"\x1d")
     assert terminal.process.wait(20) == 0
 
