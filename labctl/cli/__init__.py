@@ -22,7 +22,7 @@ def main() -> None:
     0 fine, 1 verdict failed, 2 bad input, 3 environment, 4 deadline, 130 interrupted, 141 nobody reads our output.
     """
     try:
-        app(standalone_mode=True)
+        app(prog_name="labctl", standalone_mode=True)
     except LabError as error:
         _say(error)
         sys.exit(error.exit_code)
