@@ -116,9 +116,10 @@ def console(
     """Open a node's serial console; Ctrl-] leaves it. Works while its agent and its network don't."""
     with existing_lab(lab, connect) as the_lab:
         opened = the_lab.hypervisor.open_console(the_lab.guest(node).domain)
-        SAYS.print(f"console of {node}; Ctrl-] leaves it, Enter shows the prompt")
         try:
             with _raw_terminal():
+                # Not before: what is typed until the terminal is raw is lost. A raw terminal wants the carriage return.
+                SAYS.print(f"console of {node}; Ctrl-] leaves it, Enter shows the prompt", end="\r\n")
                 _talk(opened)
         finally:
             opened.close()
