@@ -13,6 +13,8 @@ import termios
 
 import pytest
 
+from labctl.clock import Deadline, wait_until
+
 pytestmark = pytest.mark.lab(topology="micro")
 
 
@@ -155,6 +157,15 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self.side, keys)
 
+    def wait_for_guest(self, clock) -> None:
+        """Wait until keys go to the guest; what was typed before may be lost."""
+        self.wait_for(rb"leaves it", clock)
+
+        def raw() -> tuple[bool | None, str]:
+            return (termios.tcgetattr(self.far_side) != self.before) or None, "the terminal is as it was"
+
+        wait_until("labctl console takes the terminal", raw, Deadline.within(20, clock), every_s=0.05)
+
     def wait_for(self, pattern: bytes, clock, within_s: float = 30) -> None:
         """Wait until `pattern` is shown, after what was waited for before."""
         until_s = clock.now_s() + within_s
@@ -180,12 +191,11 @@ def terminal(labctl):
 
 
 def test_console_takes_what_is_typed_and_puts_the_terminal_back(terminal, micro):
-    terminal.wait_for(rb"leaves it", micro.clock)
+    terminal.wait_for_guest(micro.clock)
     terminal.type(b"\r")
     terminal.wait_for(rb"root@client:~# ", micro.clock)
     terminal.type(b"echo $((6 * 7)) on $(hostname) as $(id -un)\r")
     terminal.wait_for(rb"42 on client as root", micro.clock)
-    assert termios.tcgetattr(terminal.far_side) != terminal.before
     terminal.type(b"\x1d")
     terminal.wait_for(rb"left the console", micro.clock)
     assert terminal.process.wait(20) == 0
@@ -193,7 +203,7 @@ def test_console_takes_what_is_typed_and_puts_the_terminal_back(terminal, micro)
 
 
 def test_console_passes_ctrl_c_on_to_the_guest(terminal, micro):
-    terminal.wait_for(rb"leaves it", micro.clock)
+    terminal.wait_for_guest(micro.clock)
     terminal.type(b"\r")
     terminal.wait_for(rb"root@client:~# ", micro.clock)
     terminal.type(b"echo $((2 * 3 * 7)); sleep 600\r")
@@ -206,10 +216,10 @@ def test_console_passes_ctrl_c_on_to_the_guest(terminal, micro):
 
 
 def test_console_belongs_to_whoever_opened_it_last(terminal, labctl, micro):
-    terminal.wait_for(rb"leaves it", micro.clock)
+    terminal.wait_for_guest(micro.clock)
     later = Terminal(labctl, "client")
     try:
-        later.wait_for(rb"leaves it", micro.clock)
+        later.wait_for_guest(micro.clock)
         terminal.wait_for(rb"labctl: domain test-micro.client: console: ", micro.clock)
         assert terminal.process.wait(20) == 3
         assert termios.tcgetattr(terminal.far_side) == terminal.before
