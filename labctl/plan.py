@@ -191,6 +191,9 @@ def _remove_stale_nodes(
             yield Action(Verb.REMOVE_NODE, domain.name, "its image, hardware or roles have changed", node.name)
         elif overlay_name(lab.name, node.name) not in overlays:
             yield Action(Verb.REMOVE_NODE, domain.name, "its disk is gone", node.name)
+        elif domain.mark.stage is Stage.DEFINED and _lacks_nics(domain, node):
+            # A fork gets its NICs while it is still paused, and labctl died in between.
+            yield Action(Verb.REMOVE_NODE, domain.name, "it was not made to its end", node.name)
         elif any(nic.network in stale_networks for nic in node.nics):
             yield Action(Verb.REMOVE_NODE, domain.name, "its network has changed", node.name)
 
@@ -222,8 +225,7 @@ def _node(
     elif not active_networks.issuperset(nic.network for nic in node.nics):
         # Its NICs lost their bridge for good: libvirt plugs them into a network only as the domain starts.
         yield Action(Verb.RESTART_NODE, name, "its network had gone", name)
-    elif domain and {nic.mac for nic in domain.nics} != {nic.mac for nic in node.nics}:
-        # A fork gets its NICs while it is still paused, and labctl died in between.
+    elif domain and _lacks_nics(domain, node):
         yield Action(Verb.RESTART_NODE, name, "its NICs are not all there", name)
     elif state is DomainState.PAUSED:
         yield Action(Verb.RESUME_NODE, name, "it is paused", name)
@@ -235,6 +237,10 @@ def _node(
         yield Action(Verb.APPLY_ROLES, name, ", ".join(node.roles) or "none", name)
     if digests.cluster and (mark is None or mark.cluster != digests.cluster):
         yield Action(Verb.JOIN_CLUSTER, name, ", ".join(c.name for c in lab.clusters_of(name)), name)
+
+
+def _lacks_nics(domain: DomainInfo, node: NodeSpec) -> bool:
+    return not {nic.mac for nic in node.nics}.issubset(nic.mac for nic in domain.nics)
 
 
 def _connect(lab: LabSpec, node: NodeSpec, nic: NicInfo) -> Action:

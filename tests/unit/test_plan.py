@@ -76,6 +76,11 @@ ONE_NODE_DIFFERS: dict[str, tuple[Inventory, list[str]]] = {
         with_mark(stage=Stage.DEFINED, identity="", cluster=""),
         ["specialise m1: new", "apply roles m1: web-server", "join cluster m1: web"],
     ),
+    "it was interrupted when it had no NICs yet": (
+        with_domain(state=DomainState.PAUSED, nics=(), mark=Mark("lab", "m1", MADE.machine)),
+        ["remove node lab.m1: it was not made to its end", *NEW_M1],
+    ),
+    "it lost its NICs": (with_domain(nics=()), ["restart node m1: its NICs are not all there"]),
     "it was interrupted before it was first started": (
         with_domain(state=DomainState.SHUT_OFF, mark=Mark("lab", "m1", MADE.machine)),
         ["start node m1: it is shut off", *NEW_M1[2:]],
