@@ -20,6 +20,7 @@ __all__ = ["LibvirtStorage"]
 
 # A refresh is refused while another volume is being made, and fails when a file goes away under it.
 _REFRESH_WITHIN_S = 10.0
+_REMOVE_WITHIN_S = 60.0  # a volume that is being allocated can't be removed before it is
 
 
 class LibvirtStorage:
@@ -126,10 +127,23 @@ class LibvirtStorage:
             return parse.volume_info(self._live_pool().createXML(xml).XMLDesc())
 
     def remove_volume(self, name: str) -> None:
+        def probe() -> tuple[bool | None, str]:
+            try:
+                volume = self._find_volume(name)
+                if volume is not None:
+                    settle(volume.delete, lambda: self._find_volume(name) is None)
+            except libvirt.libvirtError as error:
+                # Somebody who died meanwhile asked for it to be made or filled, and libvirt is still at it.
+                if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+                    raise
+                return None, error.get_error_message()
+            return True, ""
+
         with saying(f"volume {name}: remove"):
-            volume = self._find_volume(name)
-            if volume is not None:
-                settle(volume.delete, lambda: self._find_volume(name) is None)
+            try:
+                wait_until(f"volume {name}: can be removed", probe, Deadline.within(_REMOVE_WITHIN_S), every_s=0.2)
+            except DeadlineExceeded as late:
+                raise HypervisorError(str(late)) from late
 
     # -- bytes -----------------------------------------------------------------------------------------------------
 
