@@ -212,13 +212,19 @@ def test_console_takes_what_is_typed_and_puts_the_terminal_back(terminal, micro)
     assert termios.tcgetattr(terminal.far_side) == terminal.before
 
 
-def test_console_passes_ctrl_c_on_to_the_guest(terminal, micro):
+def test_console_passes_ctrl_c_on_to_the_guest(terminal, guest, micro):
     terminal.wait_for_guest(micro.clock)
     terminal.shows_prompt(micro.clock)
-    terminal.type(b"echo $((2 * 3 * 7)); sleep 600\r")
-    terminal.wait_for(rb"\b42\b", micro.clock)
+    terminal.type(b"sleep 98754\r")
+
+    def sleeping():
+        return guest.run(["pgrep", "-x", "sleep"]).exit_code == 0 or None, "no process sleep"
+
+    wait_until("client: what was typed runs", sleeping, Deadline.within(30, micro.clock))
+    terminal.wait_for(rb"sleep 98754", micro.clock)
     terminal.type(b"\x03")
     terminal.wait_for(rb"root@client:~# ", micro.clock)
+    assert guest.run(["pgrep", "-x", "sleep"]).exit_code == 1
     assert terminal.process.poll() is None
     terminal.type(b"\x1d")
     assert terminal.process.wait(20) == 0

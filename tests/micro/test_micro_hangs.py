@@ -43,7 +43,7 @@ def thawed(micro, guest, serves_again):
     """Brings the agent back by way of the console, where root is logged in."""
     yield
     console = micro.hypervisor.open_console(guest.domain)
-    console.write(b"pkill -CONT -x qemu-ga; sv up /etc/labctl/service/qemu-ga\r")
+    console.write(b"\x03\rpkill -CONT -x qemu-ga; sv up /etc/labctl/service/qemu-ga\r")
     guest.wait_for_agent(Deadline.within(30))
     console.close()
 
