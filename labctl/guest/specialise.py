@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from labctl.guest.agent import Guest
+from labctl.render.scripts import alone
 from labctl.render.templates import render_text
 from labctl.topology.spec import LabSpec, NodeSpec, digest_of
 
@@ -39,7 +40,7 @@ def _files(lab: LabSpec, node: NodeSpec) -> dict[str, tuple[str, int]]:
 
 
 def _script(lab: LabSpec, node: NodeSpec, domain: str) -> str:
-    return _render("specialise.sh.j2", lab, node, domain=domain)
+    return alone(_render("specialise.sh.j2", lab, node, domain=domain))
 
 
 def _render(file: str, lab: LabSpec, node: NodeSpec, **more: str) -> str:

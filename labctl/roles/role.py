@@ -25,6 +25,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from labctl.errors import InputError
+from labctl.render.scripts import alone
 from labctl.render.templates import render_text
 from labctl.topology.spec import LabSpec, NodeSpec, digest_of
 
@@ -130,7 +131,7 @@ def render_role(role: Role, lab: LabSpec, node: NodeSpec, facts: Facts) -> Rende
     ready = tuple(
         ReadyCheck(c["what"], render_text(c["command"], f"{role.name}/role.yaml", context)) for c in role.ready
     )
-    return RenderedRole(role.name, files, template(role.script), role.exports, ready)
+    return RenderedRole(role.name, files, alone(template(role.script)), role.exports, ready)
 
 
 def digest_of_roles(lab: LabSpec, node: NodeSpec) -> str:
