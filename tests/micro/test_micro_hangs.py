@@ -11,7 +11,13 @@ from labctl.errors import AgentGone, DeadlineExceeded, GuestError
 
 pytestmark = pytest.mark.lab(topology="micro")
 
-CONSOLE = r"last lines of client's console:\n  \| "
+SAID = "this is what the console said last"
+CONSOLE = rf"last lines of client's console:\n(?:  \| .*\n)*  \| .*{SAID}"
+
+
+@pytest.fixture(autouse=True)
+def console_says_something(guest):
+    guest.shell(f"echo {SAID} > /dev/ttyS0")
 
 
 def gone(guest, lab):
