@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["alone"]
 
 # -o: what the script starts does not hold the lock on. util-linux, flock(1).
-_WAIT = '[ "${LABCTL_ALONE:-}" ] || exec env LABCTL_ALONE=1 flock -o /run/labctl-script.lock "$0" "$@"\n'
+_WAIT = '[ "${LABCTL_ALONE:-}" ] || exec env LABCTL_ALONE=1 flock -o /run/lock/labctl-script "$0" "$@"\n'
 
 
 def alone(script: str) -> str:
