@@ -52,12 +52,17 @@ def pytest_configure(config: pytest.Config) -> None:
 class Labs:
     """The labs of a test session, each brought up when a test first asks for it.
 
-    A lab whose set-up failed keeps failing with the first cause rather than being tried again for each test.
+    A lab whose set-up failed keeps failing with the first cause rather than being tried again for each test. A lab that
+    another run of tests uses is waited for: it would mend what this one breaks.
+
+    Attributes:
+        held: lets go of the labs' names at the end of the session.
     """
 
     hypervisor: Hypervisor
     name: str | None
     accelerator: Accelerator | None
+    held: ExitStack
     labs: dict[str, Lab] = field(default_factory=dict)
     failed: dict[str, BaseException] = field(default_factory=dict)
 
@@ -75,10 +80,13 @@ class Labs:
         return lab
 
     def _new(self, topology: str) -> Lab:
+        from labctl.console import SAYS
         from labctl.lab import Lab
 
         name = self.name or f"test-{re.sub(r'[^a-z0-9-]', '-', Path(topology).stem)}"[:32]
         lab = Lab.from_topology(topology, hypervisor=self.hypervisor, name=name, accelerator=self.accelerator)
+        waiting = f"another run of tests uses lab {lab.name}: waiting for it"
+        self.held.enter_context(store.locked(f"tests-{lab.name}", lambda: SAYS.print(waiting)))
         self.labs[topology] = lab
         return lab
 
@@ -102,8 +110,8 @@ def labs(request: pytest.FixtureRequest) -> Iterator[Labs]:
 
     option = request.config.getoption
     accel = option("--lab-accel")
-    with open_hypervisor(option("--lab-connect") or DEFAULT_URI) as hypervisor:
-        session = Labs(hypervisor, option("--lab"), None if accel == "auto" else Accelerator(accel))
+    with open_hypervisor(option("--lab-connect") or DEFAULT_URI) as hypervisor, ExitStack() as held:
+        session = Labs(hypervisor, option("--lab"), None if accel == "auto" else Accelerator(accel), held)
         try:
             yield session
         finally:
