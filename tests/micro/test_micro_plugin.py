@@ -9,7 +9,12 @@ import sys
 
 import pytest
 
+from labctl.inventory import Inventory
+from labctl.lab import inventory
+
 pytestmark = pytest.mark.lab(topology="micro")
+
+OTHER = "test-nested"
 
 
 @pytest.fixture
@@ -77,7 +82,6 @@ def test_testinfra_sees_into_a_node(node):
 
 
 def test_a_failed_test_leaves_consoles_journals_and_history(run_tests, micro, tmp_path):
-    micro.guest("client").shell("echo this is on the console > /dev/ttyS0")
     done = run_tests(
         """
 import pytest
@@ -85,27 +89,42 @@ import pytest
 @pytest.mark.lab(topology="micro")
 def test_it(lab, history):
     history.note("this is what it saw")
+    lab.guest("client").shell("echo this is on the console > /dev/ttyS0")
     assert lab.name == "something else"
 """,
-        "--lab-reuse",
-        "--lab",
-        micro.name,
-        "--lab-connect",
-        micro.hypervisor.uri,
+        *("--lab", OTHER, "--lab-connect", micro.hypervisor.uri),
     )
     assert done.returncode == 1, done.stdout
     folder = tmp_path / "evidence" / "test_it.py-test_it"
     assert f"consoles, journals and history: {folder}" in done.stdout
     written = {path.name: path.read_text() for path in folder.iterdir()}
-    assert set(written) == {
-        "history.jsonl",
-        *(f"{n}.{w}.log" for n in ("m1", "m2", "client") for w in ("console", "journal")),
-    }
+    logs = {f"{node}.{what}.log" for node in ("m1", "m2", "client") for what in ("console", "journal")}
+    assert set(written) == {"history.jsonl", *logs}
     notes = [e["text"] for e in map(json.loads, written["history.jsonl"].splitlines()) if e["event"] == "note"]
     assert notes == ["this is what it saw"]
     assert "this is on the console" in written["client.console.log"]
     assert "VRRP" in written["m1.journal.log"]
-    assert {node.state for node in micro.status()} == {"ready"}
+    assert inventory(micro.hypervisor).of(OTHER) == Inventory()
+
+
+def test_a_run_waits_for_another_one_that_uses_the_same_lab(micro, tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        'import pytest\n\n@pytest.mark.lab(topology="micro")\ndef test_it(lab): pass\n'
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-s", "--lab", micro.name, "test_it.py"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert run.stdout
+        said = next((line for line in run.stdout if "waiting" in line), "it did not wait")
+    finally:
+        run.kill()
+        run.communicate()
+    assert f"another run of tests uses lab {micro.name}: waiting for it" in said
 
 
 def test_a_lab_that_can_not_be_made_fails_each_test_with_the_first_cause(run_tests, tmp_path):
