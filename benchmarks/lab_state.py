@@ -76,7 +76,7 @@ def bare_clones(lab: Lab, *, boot: bool) -> None:
     directory = lab.hypervisor.ensure_pool()
     plan = lab.plan(fresh=True)
     bare = Plan(tuple(a for a in plan.actions if a.verb in BARE_VERBS))
-    apply(bare, lab._workshop(directory, Silent(), forking=not boot))  # noqa: SLF001 - a phase that `up` does not show
+    apply(bare, lab.blueprint.workshop(directory, Silent(), forking=not boot))
 
 
 def run_bare(hypervisor: Hypervisor, figures: Figures, samples: int, boots: int) -> None:

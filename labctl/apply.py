@@ -6,94 +6,24 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import Protocol
 
 from labctl.clock import Deadline
 from labctl.errors import DeadlineExceeded, HypervisorError, LabError
 from labctl.guest.agent import Guest
 from labctl.guest.specialise import specialise
-from labctl.hypervisor.seam import Hypervisor
-from labctl.images import Parent, Recipe
-from labctl.inventory import Mark, Stage
+from labctl.inventory import Stage
 from labctl.machines import Machine, fork
-from labctl.plan import Action, Digests, Plan, Verb
+from labctl.plan import Action, Plan, Verb
 from labctl.readiness import wait_ready
-from labctl.render.names import console_log_name, domain_name, network_name, overlay_name, record_name
-from labctl.render.xml import DirectBoot, DomainPlan, NicPlan, domain_xml, network_xml, overlay_xml
+from labctl.render.names import domain_name, network_name, overlay_name, record_name
+from labctl.render.xml import DomainPlan, domain_xml, network_xml, overlay_xml
 from labctl.roles.role import Facts, RenderedRole, Role, in_order, load_role, render_role, role_checks
-from labctl.topology.spec import Accelerator, LabSpec, NodeSpec
+from labctl.topology.spec import LabSpec, NodeSpec
+from labctl.workshop import SYNC_WITHIN_S, Workshop, domain_plan
 
-__all__ = ["Bounds", "Builder", "Progress", "Workshop", "apply", "domain_plan"]
-
-SYNC_WITHIN_S = 120.0  # several guests on one slow disk
-
-
-class Progress(Protocol):
-    """Who is told what happens; called from several threads."""
-
-    def started(self, action: Action) -> None:
-        """The action begins."""
-        ...
-
-    def done(self, action: Action) -> None:
-        """The action ended well."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Something worth a line."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Deadlines, in seconds.
-
-    They say when something is broken, not how fast it should be: five emulated guests booting on two cores are slow.
-    """
-
-    boot_s: float
-    role_s: float
-
-    @classmethod
-    def of(cls, accelerator: Accelerator) -> Bounds:
-        """What suits the accelerator."""
-        return cls(boot_s=120, role_s=300) if accelerator is Accelerator.KVM else cls(boot_s=600, role_s=600)
-
-
-Join = Callable[[Guest, LabSpec, NodeSpec], None]
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """All that the actions need.
-
-    Attributes:
-        directory: of labctl's pool, where consoles are logged.
-        parents: by image name; filled as images are built.
-        guest: makes the `Guest` of a node.
-        machine: the parent machine that a node can be a fork of, made when need be; None if it has to be booted.
-        join: makes a node a member of its clusters; the cluster layer gives it.
-        ready: by node and role, what the role exports once it serves.
-        machines: by node, what those that are new in this run are forks of.
-    """
-
-    lab: LabSpec
-    hypervisor: Hypervisor
-    directory: str
-    recipes: Mapping[str, Recipe]
-    parents: dict[str, Parent]
-    digests: Mapping[str, Digests]
-    network_digests: Mapping[str, str]
-    guest: Callable[[str], Guest]
-    build_image: Callable[[str], Parent]
-    machine: Callable[[NodeSpec], Machine | None]
-    join: Join
-    bounds: Bounds
-    progress: Progress
-    ready: dict[tuple[str, str], Future[dict[str, str]]] = field(default_factory=dict)
-    machines: dict[str, Machine] = field(default_factory=dict)
+__all__ = ["Builder", "apply"]
 
 
 def apply(plan: Plan, workshop: Workshop) -> None:
@@ -104,6 +34,7 @@ def apply(plan: Plan, workshop: Workshop) -> None:
             a failed one are finished all the same, so that the next `up` has less to do.
     """
     builder = Builder(workshop, plan)
+    builder.unready()
     shared = [a for a in plan.actions if not a.node or a.verb in {Verb.REMOVE_NODE, Verb.REMOVE_VOLUME}]
     for action in shared:
         builder.do(action)
@@ -151,22 +82,6 @@ def _causes(failures: list[BaseException]) -> BaseException:
     return BaseExceptionGroup("several nodes failed", real)
 
 
-def domain_plan(shop: Workshop, node: NodeSpec) -> DomainPlan:
-    """The domain of a node, as it is defined."""
-    parent = shop.parents[node.image]
-    return DomainPlan(
-        mark=Mark(shop.lab.name, node.name, shop.digests[node.name].machine),
-        memory_mib=node.memory_mib,
-        vcpus=node.vcpus,
-        accelerator=shop.lab.accelerator,
-        disk_path=f"{shop.directory}/{overlay_name(shop.lab.name, node.name)}",
-        disk_serial="root",
-        nics=tuple(NicPlan(nic.mac, network_name(shop.lab.name, nic.network)) for nic in node.nics),
-        boot=DirectBoot(parent.kernel.path, parent.initrd.path, shop.recipes[node.image].command_line),
-        console_log=f"{shop.directory}/{console_log_name(shop.lab.name, node.name)}",
-    )
-
-
 class _DependencyFailed(LabError):
     """A role that this one waits for failed; its own error is reported where it happened."""
 
@@ -192,11 +107,31 @@ class Builder:
         """Begin no further action; what is under way goes on."""
         self._stop.set()
 
+    def unready(self) -> None:
+        """Take the nodes whose roles will be applied again for unfinished, so that a crash makes nobody forget it."""
+        for node in self._applied:
+            domain = self._shop.hypervisor.domain(self._domain(node))
+            if domain and domain.mark and domain.mark.stage is Stage.READY:
+                self._shop.hypervisor.mark_domain(domain.name, replace(domain.mark, stage=Stage.SPECIALISED))
+
+    @property
+    def _applied(self) -> set[str]:
+        """The nodes whose roles this plan applies."""
+        return {a.node for a in self._plan.actions if a.verb is Verb.APPLY_ROLES}
+
     def find_machines(self) -> None:
-        """Have a parent machine at hand for each node that is new; one after the other, as most share theirs."""
+        """Have a machine at hand to fork each new node from; one after the other, as most share theirs."""
         for action in self._plan.actions:
-            if action.verb is Verb.CREATE_NODE and (machine := self._shop.machine(self.lab.node(action.node))):
+            if action.verb is Verb.CREATE_NODE and (machine := self._machine_for(self.lab.node(action.node))):
                 self._shop.machines[action.node] = machine
+
+    def _machine_for(self, node: NodeSpec) -> Machine | None:
+        layer = self._shop.layers.get(node.name)
+        if layer is None:
+            return self._shop.machine(node)
+        if layer.machine is None:
+            self._shop.progress.note(f"{node.name}: {layer.why_boot}, so it is booted from its layer")
+        return layer.machine
 
     def node(self, node: NodeSpec) -> None:
         """All actions of one node, in order; its roles count as ready when it has none left to apply."""
@@ -254,11 +189,18 @@ class Builder:
 
     def _create_node(self, action: Action) -> None:
         shop, node = self._shop, self._shop.lab.node(action.node)
-        machine = shop.machines.get(node.name)
-        below = machine.disk if machine else shop.parents[node.image].disk
-        overlay = overlay_xml(overlay_name(shop.lab.name, node.name), below.capacity_bytes, below.path)
+        base = shop.layers.get(node.name) or shop.machines.get(node.name) or shop.parents[node.image]
+        overlay = overlay_xml(overlay_name(shop.lab.name, node.name), base.disk.capacity_bytes, base.disk.path)
         shop.hypervisor.create_volume(overlay)
-        shop.hypervisor.define_domain(domain_xml(domain_plan(self._shop, node)))
+        shop.hypervisor.define_domain(domain_xml(self._domain_plan(node)))
+
+    def _domain_plan(self, node: NodeSpec) -> DomainPlan:
+        """As it is defined, marked with how far its layer takes it."""
+        plan, layer = domain_plan(self._shop, node), self._shop.layers.get(node.name)
+        if layer is None:
+            return plan
+        stage = Stage.SPECIALISED if node.name in self._applied else layer.mark.stage
+        return replace(plan, mark=replace(layer.mark, stage=stage))
 
     def _start_node(self, action: Action) -> None:
         shop = self._shop
@@ -272,7 +214,7 @@ class Builder:
         """Start a new node as a fork of the parent machine; says why not when it has to be booted after all."""
         shop = self._shop
         try:
-            fork(shop.hypervisor, machine, domain_plan(self._shop, node))
+            fork(shop.hypervisor, machine, self._domain_plan(node))
         except LabError as failure:
             shop.progress.note(f"{node.name}: could not be forked, so it is booted: {failure}")
             return False
@@ -292,6 +234,7 @@ class Builder:
         shop = self._shop
         guest = shop.guest(name)
         guest.wait_for_agent(Deadline.within(shop.bounds.boot_s))
+        guest.set_clock(time.time_ns())  # a fork's went on from when it was saved, a paused guest's stood still
         domain = shop.hypervisor.domain(guest.domain)
         if domain and domain.mark and domain.mark.stage is Stage.READY:
             for role, checks in role_checks(shop.lab, shop.lab.node(name)).items():
@@ -309,7 +252,6 @@ class Builder:
         domain = shop.hypervisor.domain(self._domain(node.name))
         if domain is None:
             raise HypervisorError(f"{node.name}: its domain vanished while it was set up")
-        guest.set_clock(time.time_ns())  # that of a fork went on from when its machine was saved
         specialise(guest, shop.lab, node)
         was_ready = domain.mark is not None and domain.mark.stage is Stage.READY
         stage = Stage.READY if was_ready else Stage.SPECIALISED
@@ -345,8 +287,7 @@ class Builder:
     @cached_property
     def _waited_for(self) -> set[str]:
         """The roles that others, applied in this plan, want to know the facts of."""
-        applied = {a.node for a in self._plan.actions if a.verb is Verb.APPLY_ROLES}
-        waiting = {name for node in self.lab.nodes if node.name in applied for name in node.roles}
+        waiting = {name for node in self.lab.nodes if node.name in self._applied for name in node.roles}
         return {name for role in waiting for name in self._roles[role].after(self.lab)}
 
     def _facts_for(self, node: NodeSpec, role: str) -> Facts:

@@ -5,13 +5,14 @@ Nothing that a lab stands on is ever removed. Named snapshots are the user's and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from labctl.hypervisor.seam import Hypervisor
 from labctl.inventory import VolumeInfo
-from labctl.state import Manifest, remove_state, state_users, states
+from labctl.state.kept import Manifest, backing_chain, discard_state, remove_state, state_users, states, sweep
 
-__all__ = ["MOST_AGE_S", "MOST_BYTES", "Entry", "entries", "prune"]
+__all__ = ["MOST_AGE_S", "MOST_BYTES", "Entry", "drop_broken", "entries", "prune"]
 
 MOST_BYTES = 20 << 30
 MOST_AGE_S = 14 * 86400.0
@@ -22,11 +23,11 @@ class Entry:
     """One thing that is kept.
 
     Attributes:
-        kind: `ready state`, `snapshot` or `machine`.
+        kind: `ready state`, `snapshot`, `layers` (a state of which only disks are left) or `machine`.
         name: of a state its key, of a machine the stem of its volumes' names.
-        lab: that it was saved from; empty for a machine.
-        saved_at: seconds since the epoch; None for a machine.
-        used_by: labs, and for a machine also states (`state.KEY`), that stand on it.
+        lab: that it was saved from; empty if nobody knows.
+        saved_at: seconds since the epoch; None if nobody knows.
+        used_by: labs, and states (`state.KEY`), that stand on it.
     """
 
     kind: str
@@ -38,18 +39,25 @@ class Entry:
 
 
 def entries(hypervisor: Hypervisor) -> tuple[Entry, ...]:
-    """All that is kept: states, oldest first, then machines."""
+    """All that is kept: what is left of discarded states, then states, oldest first, then machines."""
     volumes = hypervisor.volumes()
-    found = [_state(hypervisor, volumes, m) for m in sorted(states(hypervisor), key=lambda m: m.saved_at)]
+    whole = {m.key: m for m in states(hypervisor)}
+    rest = sorted({v.name.split(".")[1] for v in volumes if v.name.startswith("state.")} - whole.keys())
     disks = [v for v in volumes if v.name.startswith("machine.") and v.name.endswith(".qcow2")]
-    return (*found, *(_machine(volumes, disk) for disk in disks))
+    return (
+        *(_state(volumes, key, None) for key in rest),
+        *(_state(volumes, key, manifest) for key, manifest in whole.items()),
+        *(_machine(volumes, disk) for disk in disks),
+    )
 
 
-def _state(hypervisor: Hypervisor, volumes: tuple[VolumeInfo, ...], manifest: Manifest) -> Entry:
-    size = sum(v.allocation_bytes for v in volumes if v.name.startswith(f"state.{manifest.key}."))
-    kind = "ready state" if manifest.key.startswith("ready-") else "snapshot"
-    users = state_users(hypervisor, manifest.key)
-    return Entry(kind, manifest.key, manifest.lab, size, manifest.saved_at, users)
+def _state(volumes: tuple[VolumeInfo, ...], key: str, manifest: Manifest | None) -> Entry:
+    size = sum(v.allocation_bytes for v in volumes if v.name.startswith(f"state.{key}."))
+    users = state_users(volumes, key)
+    if manifest is None:
+        return Entry("layers", key, "", size, None, users)
+    kind = "snapshot" if manifest.name else "ready state" if manifest.host else "layers"
+    return Entry(kind, key, manifest.lab, size, manifest.saved_at, users)
 
 
 def _machine(volumes: tuple[VolumeInfo, ...], disk: VolumeInfo) -> Entry:
@@ -67,20 +75,27 @@ def prune(
     most_bytes: int = MOST_BYTES,
     most_age_s: float = MOST_AGE_S,
     snapshots: bool = False,
+    lab: str = "",
 ) -> tuple[Entry, ...]:
-    """Remove what is too old, then the oldest until the rest is small enough; returns what was removed.
+    """Remove what is left of interrupted saves and what is too old, then the oldest until the rest is small enough.
 
     Args:
         now_s: seconds since the epoch.
         most_bytes: that all of it may take; machines go after the states that stand on them.
         most_age_s: of a state.
         snapshots: whether named snapshots may go, too.
+        lab: whose lock the caller holds.
+
+    Returns:
+        What was removed to keep the bounds.
     """
+    sweep(hypervisor, now_s=now_s, lab=lab)
     removed: list[Entry] = []
     total = sum(e.size_bytes for e in entries(hypervisor))
     for entry in entries(hypervisor):
         old = entry.saved_at is not None and now_s - entry.saved_at > most_age_s
-        if entry.kind == "machine" or entry.used_by or (entry.kind == "snapshot" and not snapshots):
+        kept = entry.saved_at is None or (entry.kind == "snapshot" and not snapshots)
+        if kept or state_users(hypervisor.volumes(), entry.name):
             continue
         if old or total > most_bytes:
             remove_state(hypervisor, entry.name)
@@ -88,8 +103,26 @@ def prune(
             total -= entry.size_bytes
     for entry in entries(hypervisor):
         if entry.kind == "machine" and not entry.used_by and total > most_bytes:
-            for part in ("ram", "qcow2"):
-                hypervisor.remove_volume(f"{entry.name}.{part}")
+            _remove_machine(hypervisor, entry.name)
             removed.append(entry)
             total -= entry.size_bytes
     return tuple(removed)
+
+
+def drop_broken(hypervisor: Hypervisor, say: Callable[[str], None]) -> None:
+    """Forget states and machines whose parent disk is gone: on one that is built anew they would be garbage."""
+    volumes = hypervisor.volumes()
+    broken = {v.name for v in volumes if backing_chain(volumes, v)[-1].backing_path}
+    for entry in entries(hypervisor):
+        if not any(name.startswith((f"state.{entry.name}.", f"{entry.name}.")) for name in broken):
+            continue
+        say(f"{entry.kind} {entry.name} is thrown away: the disk that it stands on is gone")
+        if entry.kind == "machine":
+            _remove_machine(hypervisor, entry.name)
+        else:
+            discard_state(hypervisor, entry.name)
+
+
+def _remove_machine(hypervisor: Hypervisor, name: str) -> None:
+    for part in ("ram", "qcow2"):
+        hypervisor.remove_volume(f"{name}.{part}")

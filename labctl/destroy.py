@@ -6,12 +6,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from labctl import store
-from labctl.apply import Progress
 from labctl.errors import LabError
 from labctl.hypervisor.seam import Hypervisor
 from labctl.inventory import Inventory
 from labctl.plan import Action, Plan, Verb, plan_destroy
 from labctl.render.names import record_name
+from labctl.workshop import Progress
 
 __all__ = ["Silent", "destroy_lab", "inventory", "remove_nodes"]
 

@@ -13,32 +13,33 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from labctl import images, store
+from labctl import store
 from labctl.accelerator import accelerator as usable_accelerator
 from labctl.accelerator import cpu_flags
-from labctl.apply import Bounds, Progress, Workshop, apply
+from labctl.apply import apply
+from labctl.blueprint import Blueprint
+from labctl.cache import drop_broken
 from labctl.clock import Clock, Deadline, SystemClock
-from labctl.cluster.membership import ClusterView, join, look, wait_converged
-from labctl.cluster.render import cluster_digest
+from labctl.cluster.membership import ClusterView, look, wait_converged
 from labctl.destroy import Silent, destroy_lab, inventory, remove_nodes
 from labctl.errors import HypervisorError, InputError, LabError, causes
 from labctl.faults import Ground
 from labctl.guest.agent import Guest
-from labctl.guest.specialise import identity_digest
 from labctl.hypervisor.libvirt_api import connect
 from labctl.hypervisor.seam import Hypervisor
+from labctl.images import load_recipe
 from labctl.inventory import DomainState
-from labctl.machines import MOST_NICS, Machine, Model, make_machine
-from labctl.plan import Digests, Plan, Verb, plan_restore, plan_up
+from labctl.machines import Layer
+from labctl.plan import Plan, Verb
 from labctl.ready import find_ready, find_snapshot, keep_ready, keep_snapshot, put_into
 from labctl.record import Record, load_record, save_record
 from labctl.render.names import domain_name
-from labctl.roles.role import digest_of_roles
-from labctl.state import State, remove_state
+from labctl.state.kept import State, spoil_ram
 from labctl.status import NodeStatus, console_tail
 from labctl.topology.load import find_topology, parse_topology, read_text
 from labctl.topology.resolve import resolve
-from labctl.topology.spec import Accelerator, ClusterSpec, LabSpec, NodeSpec, digest_of
+from labctl.topology.spec import Accelerator, ClusterSpec, LabSpec, NodeSpec
+from labctl.workshop import Bounds, Progress, Workshop
 
 __all__ = [
     "DEFAULT_TOPOLOGY",
@@ -90,7 +91,8 @@ class Lab:
         self.hypervisor = hypervisor
         self.record = record
         self.clock = clock or SystemClock()
-        self._recipes = {image: images.load_recipe(image) for image in dict.fromkeys(n.image for n in spec.nodes)}
+        recipes = {image: load_recipe(image) for image in dict.fromkeys(n.image for n in spec.nodes)}
+        self.blueprint = Blueprint(spec, hypervisor, recipes, self.guest, self.clock)
 
     @classmethod
     def from_topology(
@@ -147,21 +149,18 @@ class Lab:
         Args:
             fresh, replace: as for `up`.
         """
+        return self._todo(fresh=fresh, replace=replace)[0]
+
+    def _todo(self, *, fresh: bool, replace: Collection[str]) -> tuple[Plan, dict[str, Layer]]:
+        """The way to the lab, and the layers that it begins with."""
         for node in replace:
             self.guest(node)  # refuses a name that is no node's
-        there = inventory(self.hypervisor).of(self.name)
-        networks = self._network_digests()
-        if not (there.domains or fresh):
-            pool = self.hypervisor.pool()
-            state = find_ready(self._workshop(pool.path, Silent())) if pool else None
-            if state:
-                return plan_restore(self.spec, there, networks=networks, ready="from the saved ready state")
-        parents = {i: images.find(self.hypervisor, r) for i, r in self._recipes.items()}
-        disks = {r.disk_name: i for i, r in self._recipes.items() if parents[i] is None}
-        missing = tuple(sorted(disks.values()))
-        return plan_up(
-            self.spec, there, nodes=self.digests(), networks=networks, missing_images=missing, replace=replace
-        )
+        restoring = None if fresh else self.blueprint.restoring()
+        if restoring:
+            return restoring, {}
+        layers = {} if fresh else self.blueprint.layers()
+        fitting = {node: layer for node, layer in layers.items() if node not in replace}
+        return self.blueprint.making(fitting, replace), fitting
 
     def up(
         self,
@@ -186,18 +185,20 @@ class Lab:
         progress = progress or Silent()
         with self._locked(progress):
             directory = self.hypervisor.ensure_pool()
-            plan = self.plan(fresh=fresh or boot, replace=replace)
+            plan, layers = self._todo(fresh=fresh or boot, replace=replace)
             save_record(self.hypervisor, self.name, self.record)
+            rest = plan
             if plan.count(Verb.RESTORE_NODE):
-                self._restore(plan, self._workshop(directory, progress))
-                rest = self.plan(fresh=True)
-            else:
-                rest = plan
-            apply(rest, self._workshop(directory, progress, forking=not boot))
+                self._restore(plan, self.blueprint.workshop(directory, progress))
+                layers = self.blueprint.layers()
+                rest = self.blueprint.making(layers)
+            if rest.count(Verb.BUILD_IMAGE):
+                drop_broken(self.hypervisor, progress.note)
+            apply(rest, self.blueprint.workshop(directory, progress, forking=not boot, layers=layers))
             if plan:
                 self.wait_converged()
             if keep and rest.count(Verb.CREATE_NODE) == len(self.spec.nodes):
-                self._keep(self._workshop(directory, progress))
+                self._keep(self.blueprint.workshop(directory, progress))
         return plan
 
     def reset(self, progress: Progress | None = None) -> None:
@@ -207,7 +208,15 @@ class Lab:
             InputError: no ready state of it was saved.
             LabError, ExceptionGroup: it could not be restored whole, or did not converge.
         """
-        self._put_into(find_ready, "saved ready state", progress or Silent())
+
+        def find(shop: Workshop) -> State:
+            state = find_ready(shop)
+            if state is None:
+                hint = f"labctl destroy --lab {self.name}, then labctl up, which saves it"
+                raise InputError(f"lab {self.name} has no saved ready state of what it is made from now", hint=hint)
+            return state
+
+        self._put_into(find, progress or Silent())
 
     def save_snapshot(self, name: str, progress: Progress | None = None) -> None:
         """Save the lab's RAM and disks under a name; it runs on.
@@ -218,7 +227,7 @@ class Lab:
         """
         progress = progress or Silent()
         with self._locked(progress):
-            shop = self._workshop(self.hypervisor.ensure_pool(), progress)
+            shop = self.blueprint.workshop(self.hypervisor.ensure_pool(), progress)
             todo = self.plan()
             if todo:
                 raise InputError(f"lab {self.name} is not ready to be saved: {todo.actions[0]}", hint="labctl up")
@@ -231,18 +240,14 @@ class Lab:
             InputError: there is no such snapshot of a lab like this.
             LabError, ExceptionGroup: it could not be restored whole, or did not converge.
         """
-        self._put_into(
-            lambda shop: find_snapshot(shop, name), f"snapshot {name} of what it is made from now", progress or Silent()
-        )
+        self._put_into(lambda shop: find_snapshot(shop, name), progress or Silent())
 
-    def _put_into(self, find: Callable[[Workshop], State | None], what: str, progress: Progress) -> None:
+    def _put_into(self, find: Callable[[Workshop], State], progress: Progress) -> None:
         with self._locked(progress):
-            shop = self._workshop(self.hypervisor.ensure_pool(), progress)
+            shop = self.blueprint.workshop(self.hypervisor.ensure_pool(), progress)
             state = find(shop)
-            if state is None:
-                raise InputError(f"lab {self.name} has no {what}", hint="labctl snapshot ls shows what there is")
-            networks = self.plan(fresh=True)
-            apply(Plan(tuple(a for a in networks.actions if a.verb in {Verb.CREATE_NETWORK, Verb.START_NETWORK})), shop)
+            networks = {Verb.CREATE_NETWORK, Verb.START_NETWORK}
+            apply(Plan(tuple(a for a in self.plan(fresh=True).actions if a.verb in networks)), shop)
             put_into(shop, state)
             self.wait_converged()
 
@@ -251,7 +256,7 @@ class Lab:
         return store.locked(f"lab-{self.name}", lambda: progress.note(waiting))
 
     def _restore(self, plan: Plan, shop: Workshop) -> None:
-        """Restore the ready state; one that can't be is thrown away with a word, and the lab is made another way."""
+        """Restore the ready state; RAM that can't be restored is thrown away with a word, and its disks are booted."""
         state = find_ready(shop)
         try:
             if state is None:
@@ -259,10 +264,10 @@ class Lab:
             apply(Plan(tuple(a for a in plan.actions if a.verb is not Verb.RESTORE_NODE)), shop)
             put_into(shop, state)
         except (LabError, ExceptionGroup) as failure:
-            shop.progress.note(f"the saved ready state can't be restored, so it is thrown away: {causes(failure)}")
+            shop.progress.note(f"the saved ready state can't be restored, so its RAM is thrown away: {causes(failure)}")
             remove_nodes(self.hypervisor, self.name, shop.progress)
             if state:
-                remove_state(self.hypervisor, state.manifest.key)
+                spoil_ram(self.hypervisor, state.manifest)
 
     def _keep(self, shop: Workshop) -> None:
         """Save the ready state; that it could not be saved is worth a word, not a failed `up`."""
@@ -276,49 +281,6 @@ class Lab:
     def destroy(self, progress: Progress | None = None) -> Plan:
         """Remove all that the lab owns; see `destroy_lab`."""
         return destroy_lab(self.hypervisor, self.name, progress)
-
-    def digests(self) -> dict[str, Digests]:
-        """What each node must have been made from."""
-        return {n.name: self._digests(n) for n in self.spec.nodes}
-
-    def _digests(self, node: NodeSpec) -> Digests:
-        recipe = self._recipes[node.image]
-        made_from = (recipe.digest, recipe.command_line, self.spec.accelerator, node, digest_of_roles(self.spec, node))
-        return Digests(digest_of(*made_from), identity_digest(self.spec, node), cluster_digest(self.spec, node))
-
-    def _network_digests(self) -> dict[str, str]:
-        return {n.name: digest_of(n) for n in self.spec.networks}
-
-    def _workshop(self, directory: str, progress: Progress, *, forking: bool = False) -> Workshop:
-        found = {i: images.find(self.hypervisor, r) for i, r in self._recipes.items()}
-        return Workshop(
-            lab=self.spec,
-            hypervisor=self.hypervisor,
-            directory=directory,
-            recipes=self._recipes,
-            parents={i: p for i, p in found.items() if p},
-            digests=self.digests(),
-            network_digests=self._network_digests(),
-            guest=self.guest,
-            build_image=lambda image: images.build(self.hypervisor, self._recipes[image], progress.note),
-            machine=lambda node: self._machine(node, directory, progress) if forking else None,
-            join=join,
-            bounds=Bounds.of(self.spec.accelerator),
-            progress=progress,
-        )
-
-    def _machine(self, node: NodeSpec, directory: str, progress: Progress) -> Machine | None:
-        """What a new node is a fork of; None, with a word why, when it has to be booted."""
-        recipe = self._recipes[node.image]
-        parent = images.find(self.hypervisor, recipe)
-        if parent is None or len(node.nics) > MOST_NICS:
-            return None
-        model = Model(parent, recipe, node.memory_mib, node.vcpus, self.spec.accelerator, directory)
-        try:
-            return make_machine(self.hypervisor, model, self.clock, progress.note)
-        except LabError as failure:
-            progress.note(f"{node.name}: no machine to be forked from, so it is booted: {failure}")
-            return None
 
     # -- nodes -----------------------------------------------------------------------------------------------------
 

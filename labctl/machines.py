@@ -25,7 +25,17 @@ from labctl.render.xml import DirectBoot, DomainPlan, NicPlan, base_xml, domain_
 from labctl.saveimage import HEADER_BYTES, SaveHeader, UnknownSaveFormat, read_length
 from labctl.topology.spec import Accelerator, digest_of
 
-__all__ = ["MOST_NICS", "Machine", "Model", "find_machine", "fork", "load_machine", "make_machine", "remove_unused"]
+__all__ = [
+    "MOST_NICS",
+    "Layer",
+    "Machine",
+    "Model",
+    "find_machine",
+    "fork",
+    "load_machine",
+    "make_machine",
+    "remove_unused",
+]
 
 MOST_NICS = 4  # as many as a machine without any has spare ports for
 BOOT_WITHIN_S = 600.0
@@ -75,6 +85,22 @@ class Machine:
     disk: VolumeInfo
     ram: VolumeInfo
     header: SaveHeader
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The frozen disk of a node whose roles had been applied, for a new node of the same to begin with.
+
+    Attributes:
+        mark: how far the new node is with it.
+        machine: its RAM as well, to be forked from; None when it has to be booted.
+        why_boot: why it has to be, for people; empty otherwise.
+    """
+
+    mark: Mark
+    disk: VolumeInfo
+    machine: Machine | None
+    why_boot: str = ""
 
 
 def find_machine(hypervisor: Hypervisor, model: Model) -> Machine | None:

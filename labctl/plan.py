@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
-from labctl.inventory import DomainInfo, DomainState, Inventory, NicInfo, Stage
+from labctl.inventory import DomainInfo, DomainState, Inventory, Mark, NicInfo, Stage
 from labctl.render.names import network_name, overlay_name, record_name
 from labctl.topology.spec import LabSpec, NodeSpec
 
 __all__ = ["Action", "Digests", "Plan", "Verb", "plan_destroy", "plan_restore", "plan_up"]
+
+_NO_LAYERS: Mapping[str, Mark] = MappingProxyType({})
+_NO_PROVIDERS: Mapping[str, Collection[str]] = MappingProxyType({})
 
 
 class Verb(StrEnum):
@@ -96,6 +100,8 @@ def plan_up(
     networks: Mapping[str, str],
     missing_images: tuple[str, ...] = (),
     replace: Collection[str] = (),
+    layers: Mapping[str, Mark] = _NO_LAYERS,
+    providers: Mapping[str, Collection[str]] = _NO_PROVIDERS,
 ) -> Plan:
     """The way from what is there to the lab.
 
@@ -104,12 +110,18 @@ def plan_up(
         nodes: what each node must have been made from.
         networks: the digest of each network.
         missing_images: those whose parent disk has yet to be built.
-        replace: nodes that are to be made anew although nothing is wrong with them.
+        replace: nodes that are to be made anew, from nothing, although nothing is wrong with them.
+        layers: how far a new node is that begins with its saved layer, for the nodes that have one.
+        providers: the other nodes that a node's roles depend on.
     """
     stale = {n.name for n in lab.networks if _stale_network(there, n.name, networks[n.name])}
     removals = [*_remove_strays(lab, there), *_remove_stale_nodes(lab, there, nodes, stale, replace)]
     gone = {a.node for a in removals if a.verb is Verb.REMOVE_NODE}
     active = {n.name for n in lab.networks if (network := there.network(n.name)) and network.active}
+    domains = {n.name: None if n.name in gone else there.domain(n.name) for n in lab.nodes}
+    layers = {node: mark for node, mark in layers.items() if not (domains[node] or node in replace)}
+    marks = {node: domain.mark if domain else layers.get(node) for node, domain in domains.items()}
+    again = _to_apply_again(domains, layers, providers)
     return Plan(
         (
             *(Action(Verb.BUILD_IMAGE, image, "no parent disk of this recipe yet") for image in missing_images),
@@ -118,10 +130,32 @@ def plan_up(
             *(
                 a
                 for n in lab.nodes
-                for a in _node(lab, n, None if n.name in gone else there.domain(n.name), nodes[n.name], active)
+                for a in _node(lab, n, domains[n.name], marks[n.name], nodes[n.name], active, again=n.name in again)
             ),
         )
     )
+
+
+def _to_apply_again(
+    domains: Mapping[str, DomainInfo | None], layers: Mapping[str, Mark], providers: Mapping[str, Collection[str]]
+) -> set[str]:
+    """The nodes whose roles were applied against a provider that is another one now.
+
+    What is there fits what is there, and layers, which are all from one state, fit each other. A role's script is
+    idempotent, so applying it again brings about what changed and nothing else.
+    """
+    origin = {node: "there" if domain else "layer" if node in layers else "new" for node, domain in domains.items()}
+    changed = {node for node in origin if origin[node] == "new"}
+    again: set[str] = set()
+    while True:
+        more = {
+            node
+            for node in origin.keys() - changed - again
+            if any(p in changed | again or origin[p] != origin[node] for p in providers.get(node, ()))
+        }
+        if not more:
+            return again
+        again |= more
 
 
 def plan_restore(lab: LabSpec, there: Inventory, *, networks: Mapping[str, str], ready: str) -> Plan:
@@ -209,15 +243,37 @@ def _network(there: Inventory, name: str, *, stale: bool) -> Iterator[Action]:
 
 
 def _node(
-    lab: LabSpec, node: NodeSpec, domain: DomainInfo | None, digests: Digests, active_networks: set[str]
+    lab: LabSpec,
+    node: NodeSpec,
+    domain: DomainInfo | None,
+    mark: Mark | None,
+    digests: Digests,
+    active_networks: set[str],
+    *,
+    again: bool,
 ) -> Iterator[Action]:
     name = node.name
-    mark = domain.mark if domain else None
     stage = mark.stage if mark else Stage.DEFINED
-    state = domain.state if domain else DomainState.SHUT_OFF
     if not domain:
-        yield Action(Verb.CREATE_NODE, name, f"linked clone of {node.image}", name)
+        detail = "from its layer, with its roles applied" if mark else f"linked clone of {node.image}"
+        yield Action(Verb.CREATE_NODE, name, detail, name)
     yield from (_connect(lab, node, nic) for nic in (domain.nics if domain else ()) if not nic.link_up)
+    yield from _power(node, domain, active_networks)
+    if stage is Stage.DEFINED or (mark and mark.identity != digests.identity):
+        yield Action(
+            Verb.SPECIALISE, name, "new" if stage is Stage.DEFINED else "names or addresses have changed", name
+        )
+    if stage is not Stage.READY:
+        yield Action(Verb.APPLY_ROLES, name, ", ".join(node.roles) or "none", name)
+    elif again:
+        yield Action(Verb.APPLY_ROLES, name, f"{', '.join(node.roles)}, again: what they depend on is made anew", name)
+    if digests.cluster and (mark is None or mark.cluster != digests.cluster):
+        yield Action(Verb.JOIN_CLUSTER, name, ", ".join(c.name for c in lab.clusters_of(name)), name)
+
+
+def _power(node: NodeSpec, domain: DomainInfo | None, active_networks: set[str]) -> Iterator[Action]:
+    """What makes it run."""
+    name, state = node.name, domain.state if domain else DomainState.SHUT_OFF
     if state is DomainState.SHUT_OFF:
         yield Action(Verb.START_NODE, name, "it is shut off" if domain else "new", name)
     elif state is DomainState.CRASHED:
@@ -229,14 +285,6 @@ def _node(
         yield Action(Verb.RESTART_NODE, name, "its NICs are not all there", name)
     elif state is DomainState.PAUSED:
         yield Action(Verb.RESUME_NODE, name, "it is paused", name)
-    if stage is Stage.DEFINED or (mark and mark.identity != digests.identity):
-        yield Action(
-            Verb.SPECIALISE, name, "new" if stage is Stage.DEFINED else "names or addresses have changed", name
-        )
-    if stage is not Stage.READY:
-        yield Action(Verb.APPLY_ROLES, name, ", ".join(node.roles) or "none", name)
-    if digests.cluster and (mark is None or mark.cluster != digests.cluster):
-        yield Action(Verb.JOIN_CLUSTER, name, ", ".join(c.name for c in lab.clusters_of(name)), name)
 
 
 def _lacks_nics(domain: DomainInfo, node: NodeSpec) -> bool:

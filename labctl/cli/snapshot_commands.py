@@ -14,8 +14,7 @@ from labctl.console import RESULTS, SAYS, table
 from labctl.errors import InputError
 from labctl.hypervisor.seam import Hypervisor
 from labctl.lab import open_hypervisor
-from labctl.ready import snapshot_key
-from labctl.state import Manifest, State, find_state, remove_state, state_users, states
+from labctl.state.kept import Manifest, State, load_state, remove_state, state_users, states, why_not_whole
 
 __all__ = ["snapshot"]
 
@@ -66,6 +65,7 @@ def show(name: KeyArgument, lab: LabOption = None, connect: ConnectOption = DEFA
         state = _whole(hypervisor, manifest)
     RESULTS.print(
         f"key     {manifest.key}\nlab     {manifest.lab}\ndigest  {manifest.digest}\nsaved   {_when(manifest)}"
+        f" under {manifest.host or 'conditions that are gone'}"
     )
     for node, machine in state.machines.items():
         disk_mib, ram_mib = machine.disk.allocation_bytes >> 20, machine.ram.allocation_bytes >> 20
@@ -83,7 +83,7 @@ def rm(name: KeyArgument, lab: LabOption = None, connect: ConnectOption = DEFAUL
 
 def _find(hypervisor: Hypervisor, name: str, lab: str | None) -> Manifest:
     there = states(hypervisor)
-    found = [m for m in there if name == m.key or m.key == snapshot_key(lab or m.lab, name)]
+    found = [m for m in there if name == m.key or (m.name == name and m.lab == (lab or m.lab))]
     if len(found) == 1:
         return found[0]
     known = ", ".join(m.key for m in there) or "none"
@@ -92,9 +92,10 @@ def _find(hypervisor: Hypervisor, name: str, lab: str | None) -> Manifest:
 
 
 def _whole(hypervisor: Hypervisor, manifest: Manifest) -> State:
-    state = find_state(hypervisor, manifest.key, manifest.digest)
+    state = load_state(hypervisor, manifest)
     if state is None:
-        raise InputError(f"saved state {manifest.key} is not whole", hint=f"labctl snapshot rm {manifest.key}")
+        why = why_not_whole(hypervisor, manifest) or "a save image is of a kind unknown to us"
+        raise InputError(f"saved state {manifest.key} is not whole: {why}", hint=f"labctl snapshot rm {manifest.key}")
     return state
 
 
@@ -103,7 +104,7 @@ def _when(manifest: Manifest) -> str:
 
 
 def _row(hypervisor: Hypervisor, manifest: Manifest) -> dict[str, Any]:
-    state = find_state(hypervisor, manifest.key, manifest.digest)
+    state = load_state(hypervisor, manifest)
     return {
         "key": manifest.key,
         "lab": manifest.lab,
@@ -111,5 +112,5 @@ def _row(hypervisor: Hypervisor, manifest: Manifest) -> dict[str, Any]:
         "nodes": list(manifest.nodes),
         "size_bytes": state.size_bytes if state else 0,
         "whole": state is not None,
-        "used_by": list(state_users(hypervisor, manifest.key)),
+        "used_by": list(state_users(hypervisor.volumes(), manifest.key)),
     }

@@ -15,7 +15,7 @@ Templates see `lab`, `node`, `names` (what clients call this node's service), `p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from graphlib import TopologicalSorter
@@ -38,6 +38,7 @@ __all__ = [
     "digest_of_roles",
     "in_order",
     "load_role",
+    "providers",
     "render_role",
     "role_checks",
 ]
@@ -114,6 +115,16 @@ def in_order(names: Sequence[str], lab: LabSpec) -> tuple[str, ...]:
     waits_for = {name: load_role(name).after(lab) for node in lab.nodes for name in node.roles}
     everything = list(TopologicalSorter(waits_for).static_order())
     return tuple(sorted(names, key=everything.index))
+
+
+def providers(lab: LabSpec) -> dict[str, tuple[str, ...]]:
+    """By node, the other nodes that its roles wait for."""
+    return {node.name: tuple(_providers(lab, node)) for node in lab.nodes}
+
+
+def _providers(lab: LabSpec, node: NodeSpec) -> Iterator[str]:
+    after = {name for role in node.roles for name in load_role(role).after(lab)}
+    return (other.name for other in lab.nodes if other is not node and after.intersection(other.roles))
 
 
 def render_role(role: Role, lab: LabSpec, node: NodeSpec, facts: Facts) -> RenderedRole:

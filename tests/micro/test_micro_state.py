@@ -139,7 +139,7 @@ def test_a_ready_state_cut_short_is_thrown_away_with_a_word(clean_lab):
     lab, said = clean_lab, Said()
     lab.destroy()
     pool = lab.hypervisor.ensure_pool()
-    state = find_ready(lab._workshop(pool, said))
+    state = find_ready(lab.blueprint.workshop(pool, said))
     ram = state.machines["m2"].ram
     header = 92 + state.machines["m2"].header.room_bytes
     lab.hypervisor.write_volume(ram.name, header, bytes(4 << 20))
@@ -154,7 +154,7 @@ def test_a_ready_state_cut_short_is_thrown_away_with_a_word(clean_lab):
 def test_a_ready_state_without_one_of_its_disks_is_not_used(clean_lab):
     lab = clean_lab
     lab.destroy()
-    state = find_ready(lab._workshop(lab.hypervisor.ensure_pool(), Said()))
+    state = find_ready(lab.blueprint.workshop(lab.hypervisor.ensure_pool(), Said()))
     lab.hypervisor.remove_volume(state.machines["m1"].disk.name)
     assert Verb.RESTORE_NODE not in {a.verb for a in lab.plan().actions}
     lab.up()

@@ -12,7 +12,7 @@ from lab_bench import Bench, Heard, cluster_spec, digests, lab_spec, micro, node
 from scripted_guest import Said, ScriptedGuest
 
 from labctl import images
-from labctl.apply import Bounds, Workshop, apply
+from labctl.apply import apply
 from labctl.errors import CommandFailed, DeadlineExceeded, GuestError, HypervisorError, LabError
 from labctl.guest.agent import Guest
 from labctl.hypervisor.fake import FakeHypervisor
@@ -21,6 +21,7 @@ from labctl.plan import Plan, plan_up
 from labctl.render.names import domain_name, record_name
 from labctl.render.xml import base_xml
 from labctl.topology.spec import LabSpec, NodeSpec
+from labctl.workshop import Bounds, Workshop
 
 SHORT = Bounds(boot_s=0.3, role_s=0.3)
 LONG = Bounds(boot_s=60, role_s=60)

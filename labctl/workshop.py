@@ -1,0 +1,106 @@
+"""What it takes to make a lab: the hypervisor, the parts at hand, the deadlines, and who is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from labctl.guest.agent import Guest
+from labctl.hypervisor.seam import Hypervisor
+from labctl.images import Parent, Recipe
+from labctl.inventory import Mark
+from labctl.machines import Layer, Machine
+from labctl.plan import Action, Digests
+from labctl.render.names import console_log_name, network_name, overlay_name
+from labctl.render.xml import DirectBoot, DomainPlan, NicPlan
+from labctl.topology.spec import Accelerator, LabSpec, NodeSpec
+
+__all__ = ["SYNC_WITHIN_S", "Bounds", "Progress", "Workshop", "domain_plan"]
+
+SYNC_WITHIN_S = 120.0  # several guests on one slow disk
+
+
+class Progress(Protocol):
+    """Who is told what happens; called from several threads."""
+
+    def started(self, action: Action) -> None:
+        """The action begins."""
+        ...
+
+    def done(self, action: Action) -> None:
+        """The action ended well."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Deadlines, in seconds.
+
+    They say when something is broken, not how fast it should be: five emulated guests booting on two cores are slow.
+    """
+
+    boot_s: float
+    role_s: float
+
+    @classmethod
+    def of(cls, accelerator: Accelerator) -> Bounds:
+        """What suits the accelerator."""
+        return cls(boot_s=120, role_s=300) if accelerator is Accelerator.KVM else cls(boot_s=600, role_s=600)
+
+
+Join = Callable[[Guest, LabSpec, NodeSpec], None]
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """All that the actions need.
+
+    Attributes:
+        directory: of labctl's pool, where consoles are logged.
+        parents: by image name; filled as images are built.
+        guest: makes the `Guest` of a node.
+        machine: the parent machine that a node can be a fork of, made when need be; None if it has to be booted.
+        join: makes a node a member of its clusters; the cluster layer gives it.
+        ready: by node and role, what the role exports once it serves.
+        layers: by node, what a new one begins with rather than with a parent.
+        machines: by node, what those that are new in this run are forks of.
+    """
+
+    lab: LabSpec
+    hypervisor: Hypervisor
+    directory: str
+    recipes: Mapping[str, Recipe]
+    parents: dict[str, Parent]
+    digests: Mapping[str, Digests]
+    network_digests: Mapping[str, str]
+    guest: Callable[[str], Guest]
+    build_image: Callable[[str], Parent]
+    machine: Callable[[NodeSpec], Machine | None]
+    join: Join
+    bounds: Bounds
+    progress: Progress
+    layers: Mapping[str, Layer] = field(default_factory=dict)
+    ready: dict[tuple[str, str], Future[dict[str, str]]] = field(default_factory=dict)
+    machines: dict[str, Machine] = field(default_factory=dict)
+
+
+def domain_plan(shop: Workshop, node: NodeSpec) -> DomainPlan:
+    """The domain of a node, as it is defined."""
+    parent = shop.parents[node.image]
+    return DomainPlan(
+        mark=Mark(shop.lab.name, node.name, shop.digests[node.name].machine),
+        memory_mib=node.memory_mib,
+        vcpus=node.vcpus,
+        accelerator=shop.lab.accelerator,
+        disk_path=f"{shop.directory}/{overlay_name(shop.lab.name, node.name)}",
+        disk_serial="root",
+        nics=tuple(NicPlan(nic.mac, network_name(shop.lab.name, nic.network)) for nic in node.nics),
+        boot=DirectBoot(parent.kernel.path, parent.initrd.path, shop.recipes[node.image].command_line),
+        console_log=f"{shop.directory}/{console_log_name(shop.lab.name, node.name)}",
+    )
