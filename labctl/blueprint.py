@@ -18,9 +18,10 @@ from labctl.images import Recipe
 from labctl.machines import MOST_NICS, Layer, Machine, Model, make_machine
 from labctl.plan import Digests, Plan, plan_restore, plan_up
 from labctl.ready import find_layers, find_ready
+from labctl.render.xml import network_xml
 from labctl.roles.role import digest_of_roles, providers
 from labctl.topology.spec import LabSpec, NodeSpec, digest_of
-from labctl.workshop import Bounds, Progress, Workshop
+from labctl.workshop import Bounds, Progress, Workshop, hardware_digest
 
 __all__ = ["Blueprint"]
 
@@ -48,11 +49,12 @@ class Blueprint:
 
     def _digests(self, node: NodeSpec) -> Digests:
         recipe = self.recipes[node.image]
-        made_from = (recipe.digest, recipe.command_line, self.spec.accelerator, node, digest_of_roles(self.spec, node))
-        return Digests(digest_of(*made_from), identity_digest(self.spec, node), cluster_digest(self.spec, node))
+        hardware = hardware_digest(node, self.spec.accelerator, recipe.command_line)
+        machine = digest_of(recipe.digest, hardware, node, digest_of_roles(self.spec, node))
+        return Digests(machine, identity_digest(self.spec, node), cluster_digest(self.spec, node))
 
     def _network_digests(self) -> dict[str, str]:
-        return {n.name: digest_of(n) for n in self.spec.networks}
+        return {n.name: digest_of(network_xml("lab", n, "")) for n in self.spec.networks}
 
     def layers(self) -> dict[str, Layer]:
         """What new nodes can begin with, as far as it was saved."""

@@ -86,6 +86,12 @@ class Machine:
     ram: VolumeInfo
     header: SaveHeader
 
+    @property
+    def domain(self) -> tuple[str, str]:
+        """Name and UUID of the domain that was saved; that one can go on from the RAM as it is, without a copy."""
+        root = ElementTree.fromstring(self.header.xml)
+        return root.findtext("name", ""), root.findtext("uuid", "")
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -162,9 +168,8 @@ def fork(hypervisor: Hypervisor, machine: Machine, plan: DomainPlan, *, paused: 
     if domain is None:
         raise HypervisorError(f"domain {name}: it vanished while it was set up")
     copy = ram_name(plan.mark.lab, plan.mark.name)
-    hypervisor.remove_volume(copy)
     try:
-        ram = hypervisor.copy_volume(machine.ram.name, base_xml(copy, machine.ram.capacity_bytes, "raw"))
+        ram = _copy_ram(hypervisor, machine, copy)
         hypervisor.write_volume(copy, 0, machine.header.with_xml(_as_domain(machine.header.xml, plan, domain.uuid)))
         hypervisor.restore_domain(ram.path, paused=True)
         saved_macs = machine.header.xml.lower()
@@ -176,6 +181,18 @@ def fork(hypervisor: Hypervisor, machine: Machine, plan: DomainPlan, *, paused: 
         raise
     finally:
         hypervisor.remove_volume(copy)
+
+
+def _copy_ram(hypervisor: Hypervisor, machine: Machine, name: str) -> VolumeInfo:
+    xml = base_xml(name, machine.ram.capacity_bytes, "raw")
+    try:
+        return hypervisor.copy_volume(machine.ram.name, xml)
+    except HypervisorError:
+        # Looking for what a crash may have left takes a refresh, which waits for all copies under way: not in advance.
+        if hypervisor.volume(name) is None:
+            raise
+        hypervisor.remove_volume(name)
+        return hypervisor.copy_volume(machine.ram.name, xml)
 
 
 def remove_unused(hypervisor: Hypervisor, parent: Parent) -> None:

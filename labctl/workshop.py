@@ -14,10 +14,10 @@ from labctl.inventory import Mark
 from labctl.machines import Layer, Machine
 from labctl.plan import Action, Digests
 from labctl.render.names import console_log_name, network_name, overlay_name
-from labctl.render.xml import DirectBoot, DomainPlan, NicPlan
-from labctl.topology.spec import Accelerator, LabSpec, NodeSpec
+from labctl.render.xml import DirectBoot, DomainPlan, NicPlan, domain_xml
+from labctl.topology.spec import Accelerator, LabSpec, NodeSpec, digest_of
 
-__all__ = ["SYNC_WITHIN_S", "Bounds", "Progress", "Workshop", "domain_plan"]
+__all__ = ["SYNC_WITHIN_S", "Bounds", "Progress", "Workshop", "domain_plan", "hardware_digest"]
 
 SYNC_WITHIN_S = 120.0  # several guests on one slow disk
 
@@ -93,14 +93,26 @@ class Workshop:
 def domain_plan(shop: Workshop, node: NodeSpec) -> DomainPlan:
     """The domain of a node, as it is defined."""
     parent = shop.parents[node.image]
+    boot = DirectBoot(parent.kernel.path, parent.initrd.path, shop.recipes[node.image].command_line)
+    mark = Mark(shop.lab.name, node.name, shop.digests[node.name].machine)
+    return _domain_plan(mark, node, shop.lab.accelerator, boot, shop.directory)
+
+
+def hardware_digest(node: NodeSpec, accelerator: Accelerator, command_line: str) -> str:
+    """Names a node's domain as labctl defines it, in a lab of any name, on any disk."""
+    plan = _domain_plan(Mark("lab", node.name, ""), node, accelerator, DirectBoot("kernel", "initrd", command_line), "")
+    return digest_of(domain_xml(plan))
+
+
+def _domain_plan(mark: Mark, node: NodeSpec, accelerator: Accelerator, boot: DirectBoot, directory: str) -> DomainPlan:
     return DomainPlan(
-        mark=Mark(shop.lab.name, node.name, shop.digests[node.name].machine),
+        mark=mark,
         memory_mib=node.memory_mib,
         vcpus=node.vcpus,
-        accelerator=shop.lab.accelerator,
-        disk_path=f"{shop.directory}/{overlay_name(shop.lab.name, node.name)}",
+        accelerator=accelerator,
+        disk_path=f"{directory}/{overlay_name(mark.lab, node.name)}",
         disk_serial="root",
-        nics=tuple(NicPlan(nic.mac, network_name(shop.lab.name, nic.network)) for nic in node.nics),
-        boot=DirectBoot(parent.kernel.path, parent.initrd.path, shop.recipes[node.image].command_line),
-        console_log=f"{shop.directory}/{console_log_name(shop.lab.name, node.name)}",
+        nics=tuple(NicPlan(nic.mac, network_name(mark.lab, nic.network)) for nic in node.nics),
+        boot=boot,
+        console_log=f"{directory}/{console_log_name(mark.lab, node.name)}",
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 from xml.etree import ElementTree
@@ -17,7 +16,7 @@ import libvirt_qemu
 
 from labctl.errors import AgentGone, GuestError, HypervisorError
 from labctl.hypervisor import parse
-from labctl.hypervisor.libvirt_calls import LibvirtConsole, found, saying, settle, unsupported
+from labctl.hypervisor.libvirt_calls import Connection, LibvirtConsole, found, saying, settle, unsupported
 from labctl.hypervisor.libvirt_storage import LibvirtStorage
 from labctl.inventory import MARK_NAMESPACE, DomainInfo, DomainState, HostFacts, Mark, NetworkInfo
 
@@ -57,23 +56,19 @@ def connect(uri: str, pool: str = "labctl", directory: str = POOL_DIRECTORY) -> 
     # libvirt prints every error to standard error unless told otherwise; here each is raised, once.
     libvirt.registerErrorHandler(lambda *_: None, None)
     with saying(f"connection to {uri}"):
-        return LibvirtHypervisor(libvirt.open(uri), uri, pool, directory)
+        return LibvirtHypervisor(Connection(uri), pool, directory)
 
 
 class LibvirtHypervisor(LibvirtStorage):
     """libvirt behind the seam; `connect` makes one."""
 
-    def __init__(self, connection: Any, uri: str, pool: str, directory: str) -> None:
+    def __init__(self, connection: Connection, pool: str, directory: str) -> None:
         super().__init__(connection, pool, directory)
-        self.uri = uri
-        self._closing = threading.Lock()
-        self._closed = False
+        self.uri = connection.uri
 
     def close(self) -> None:
-        with self._closing, saying(f"connection to {self.uri}"):
-            if not self._closed:
-                self._closed = True
-                self._connection.close()
+        with saying(f"connection to {self.uri}"):
+            self._link.close()
 
     def host(self) -> HostFacts:
         with saying(f"connection to {self.uri}"):

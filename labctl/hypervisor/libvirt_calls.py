@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -12,7 +13,7 @@ import libvirt
 from labctl.errors import HypervisorError
 from labctl.hypervisor.sparse import CHUNK_BYTES
 
-__all__ = ["LibvirtConsole", "found", "saying", "settle", "unsupported"]
+__all__ = ["Connection", "LibvirtConsole", "found", "saying", "settle", "unsupported"]
 
 _HINTS = {
     libvirt.VIR_ERR_AUTH_FAILED: "join the group libvirt and log in again, or use sudo",
@@ -21,6 +22,7 @@ _HINTS = {
     libvirt.VIR_ERR_NO_CONNECT: "labctl doctor says what is missing",
     libvirt.VIR_ERR_SYSTEM_ERROR: "labctl doctor says what is missing",
 }
+_IDLE_S = 1.0  # after that, one more question to the daemon costs nobody anything
 _UNSUPPORTED = {libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED}
 
 
@@ -56,6 +58,43 @@ def settle(act: Callable[[], object], settled: Callable[[], bool]) -> None:
     except libvirt.libvirtError:
         if not settled():
             raise
+
+
+class Connection:
+    """A connection to a hypervisor that is opened again when its daemon was restarted.
+
+    Only between calls: what was under way when the daemon went fails, and whoever asked knows what to do about it.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._lock = threading.Lock()
+        self._connection = libvirt.open(uri)
+        self._closed = False
+        self._used_s = time.monotonic()
+
+    def live(self) -> Any:
+        """libvirt's connection."""
+        with self._lock:
+            idle_s, self._used_s = time.monotonic() - self._used_s, time.monotonic()
+            # Without an event loop a daemon's death is seen only when it is asked something.
+            if not self._closed and not (self._connection.isAlive() and (idle_s < _IDLE_S or self._answers())):
+                self._connection = libvirt.open(self.uri)
+            return self._connection
+
+    def _answers(self) -> bool:
+        try:
+            self._connection.getLibVersion()
+        except libvirt.libvirtError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close it; closing twice does nothing."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._connection.close()
 
 
 class LibvirtConsole:

@@ -11,7 +11,7 @@ import libvirt
 from labctl.clock import Deadline, wait_until
 from labctl.errors import DeadlineExceeded, HypervisorError
 from labctl.hypervisor import parse
-from labctl.hypervisor.libvirt_calls import found, saying, settle, unsupported
+from labctl.hypervisor.libvirt_calls import Connection, found, saying, settle, unsupported
 from labctl.hypervisor.sparse import CHUNK_BYTES, pieces
 from labctl.inventory import PoolInfo, VolumeInfo
 from labctl.render.xml import pool_xml
@@ -26,10 +26,14 @@ _REMOVE_WITHIN_S = 60.0  # a volume that is being allocated can't be removed bef
 class LibvirtStorage:
     """labctl's storage pool on one connection."""
 
-    def __init__(self, connection: Any, pool: str, directory: str) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, pool: str, directory: str) -> None:
+        self._link = connection
         self._pool_name = pool
         self._directory = directory
+
+    @property
+    def _connection(self) -> Any:
+        return self._link.live()
 
     # -- the pool --------------------------------------------------------------------------------------------------
 

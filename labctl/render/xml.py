@@ -61,6 +61,7 @@ class DomainPlan:
         disk_serial: what the guest finds the disk by (`/dev/disk/by-id/virtio-SERIAL`), 20 characters at most.
         boot: the kernel to start; None boots the disk's own boot loader.
         console_log: path of the file that keeps all that the serial console says, or None.
+        uuid: that the domain is to have; libvirt chooses one when it is empty.
     """
 
     mark: Mark
@@ -72,6 +73,7 @@ class DomainPlan:
     nics: tuple[NicPlan, ...] = ()
     boot: DirectBoot | None = None
     console_log: str | None = None
+    uuid: str = ""
 
 
 def domain_xml(plan: DomainPlan) -> str:

@@ -1,6 +1,7 @@
-"""Put the nodes of a lab into a saved state: each is a fork of the saved one.
+"""Put the nodes of a lab into a saved state.
 
-So a lab of another name can stand on the same state, with the same addresses inside.
+The lab that was saved goes on from its own RAM. The nodes of a lab of another name are forks of the saved ones, with the
+same addresses inside.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 from labctl.hypervisor.seam import Hypervisor
-from labctl.machines import fork
+from labctl.machines import Machine, fork
 from labctl.parallel import for_all
 from labctl.render.names import domain_name, overlay_name
 from labctl.render.xml import DomainPlan, domain_xml, overlay_xml
@@ -32,17 +34,28 @@ def restore_nodes(hypervisor: Hypervisor, state: State, plans: dict[str, DomainP
     def one(node: str) -> None:
         plan, machine = plans[node], state.machines[node]
         name = domain_name(plan.mark.lab, plan.mark.name)
+        saved_name, saved_uuid = machine.domain
         if hypervisor.domain(name):
             hypervisor.power_off(name)
         else:
-            hypervisor.define_domain(domain_xml(plan))
+            hypervisor.define_domain(domain_xml(replace(plan, uuid=saved_uuid if saved_name == name else "")))
         overlay = overlay_name(plan.mark.lab, plan.mark.name)
         hypervisor.remove_volume(overlay)
         hypervisor.create_volume(overlay_xml(overlay, machine.disk.capacity_bytes, machine.disk.path))
-        fork(hypervisor, machine, plan, paused=True)
+        _go_on(hypervisor, machine, plan)
         hypervisor.mark_domain(name, plan.mark)
 
     for_all(one, plans)
+
+
+def _go_on(hypervisor: Hypervisor, machine: Machine, plan: DomainPlan) -> None:
+    """Start a defined domain from saved RAM, paused: from the image itself if it is that domain's own."""
+    name = domain_name(plan.mark.lab, plan.mark.name)
+    domain = hypervisor.domain(name)
+    if domain and machine.domain == (name, domain.uuid):
+        hypervisor.restore_domain(machine.ram.path, paused=True)
+    else:
+        fork(hypervisor, machine, plan, paused=True)
 
 
 def resume_together(hypervisor: Hypervisor, domains: Iterable[str]) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -24,13 +24,14 @@ class CommandLine:
 
     uri: str
     lab: str
+    more: Mapping[str, str] = field(default_factory=dict)  # of the environment
 
     def argv(self, *arguments: str) -> list[str]:
         return [LABCTL, *arguments]
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "LABCTL_URI": self.uri, "LABCTL_LAB": self.lab}
+        return {**os.environ, "LABCTL_URI": self.uri, "LABCTL_LAB": self.lab, **self.more}
 
     def __call__(self, *arguments: str, stdin: bytes = b"", within_s: float = 120) -> subprocess.CompletedProcess:
         return subprocess.run(
