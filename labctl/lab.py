@@ -218,6 +218,11 @@ class Lab:
 
         self._put_into(find, progress or Silent())
 
+    def can_be_reset(self) -> bool:
+        """Whether it has nodes, and a ready state of what it is made from was saved."""
+        pool, there = self.hypervisor.pool(), inventory(self.hypervisor).of(self.name)
+        return bool(pool and there.domains and find_ready(self.blueprint.workshop(pool.path, Silent())))
+
     def save_snapshot(self, name: str, progress: Progress | None = None) -> None:
         """Save the lab's RAM and disks under a name; it runs on.
 

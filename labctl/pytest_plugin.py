@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--lab-connect", metavar="URI", help="hypervisor that the labs are on (default: qemu:///system)")
     group.addoption("--lab", metavar="NAME", help="name of the lab to use; made up from the topology's by default")
     group.addoption("--lab-keep", action="store_true", help="leave the labs up at the end, to look at them")
-    group.addoption("--lab-reuse", action="store_true", help="the same, and the next run goes on with them")
+    group.addoption("--lab-reuse", action="store_true", help="take labs as an earlier run left them, and leave them up")
     group.addoption("--lab-accel", choices=["auto", "kvm", "tcg"], default="auto", help="what runs the guests")
 
 
@@ -57,12 +57,14 @@ class Labs:
 
     Attributes:
         held: lets go of the labs' names at the end of the session.
+        reuse: take a lab that is there as it is, rather than set it back to its ready state.
     """
 
     hypervisor: Hypervisor
     name: str | None
     accelerator: Accelerator | None
     held: ExitStack
+    reuse: bool = False
     labs: dict[str, Lab] = field(default_factory=dict)
     failed: dict[str, BaseException] = field(default_factory=dict)
 
@@ -70,8 +72,11 @@ class Labs:
         """The lab, up and converged."""
         if topology in self.failed:
             raise self.failed[topology]
-        lab = self.labs.get(topology) or self._new(topology)
+        known = self.labs.get(topology)
+        lab = known or self._new(topology)
         try:
+            if not (known or self.reuse) and lab.can_be_reset():
+                lab.reset()  # an earlier run left it, in whatever state
             lab.up()
             lab.wait_converged()
         except BaseException as cause:
@@ -109,9 +114,9 @@ def labs(request: pytest.FixtureRequest) -> Iterator[Labs]:
     from labctl.topology.spec import Accelerator
 
     option = request.config.getoption
-    accel = option("--lab-accel")
+    accel = None if option("--lab-accel") == "auto" else Accelerator(option("--lab-accel"))
     with open_hypervisor(option("--lab-connect") or DEFAULT_URI) as hypervisor, ExitStack() as held:
-        session = Labs(hypervisor, option("--lab"), None if accel == "auto" else Accelerator(accel), held)
+        session = Labs(hypervisor, option("--lab"), accel, held, option("--lab-reuse"))
         try:
             yield session
         finally:

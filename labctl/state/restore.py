@@ -1,7 +1,7 @@
 """Put the nodes of a lab into a saved state.
 
-The lab that was saved goes on from its own RAM. The nodes of a lab of another name are forks of the saved ones, with the
-same addresses inside.
+The lab that was saved goes on from its own RAM. The nodes of a lab of another name are forks of the saved ones; inside,
+they have the same addresses.
 """
 
 from __future__ import annotations

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import random
 import subprocess
+import time
 
 import pytest
 from conftest import CommandLine
 
 from labctl.inventory import Inventory
 from labctl.lab import Lab, inventory
-from labctl.state import remove_state, states
+from labctl.state.kept import discard_state, states, sweep
 from topologies import one_node
 
 pytestmark = [pytest.mark.lab(topology="micro"), pytest.mark.timeout(900)]
@@ -31,7 +32,8 @@ def crashing(micro, tmp_path):
     assert run("destroy").returncode == 0
     for state in states(micro.hypervisor):
         if state.lab == NAME:
-            remove_state(micro.hypervisor, state.key)
+            discard_state(micro.hypervisor, state.key)
+    sweep(micro.hypervisor, now_s=time.time(), lab=NAME)
     assert inventory(micro.hypervisor).of(NAME) == Inventory()
 
 

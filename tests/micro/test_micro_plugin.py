@@ -107,6 +107,19 @@ def test_it(lab, history):
     assert inventory(micro.hypervisor).of(OTHER) == Inventory()
 
 
+def test_what_an_earlier_run_left_is_set_back_unless_it_is_to_be_reused(run_tests, micro):
+    head = 'import pytest\n\n@pytest.mark.lab(topology="micro")\ndef test_it(lab):\n    lab.guest("m1").shell('
+    here = ("--lab", OTHER, "--lab-connect", micro.hypervisor.uri)
+    for script, options in (
+        ("echo left > /root/mark", [*here, "--lab-keep"]),
+        ("cat /root/mark", [*here, "--lab-reuse"]),
+        ("! cat /root/mark", here),
+    ):
+        done = run_tests(f"{head}{script!r})", *options)
+        assert done.returncode == 0, done.stdout
+    assert inventory(micro.hypervisor).of(OTHER) == Inventory()
+
+
 def test_a_run_waits_for_another_one_that_uses_the_same_lab(micro, tmp_path):
     (tmp_path / "test_it.py").write_text(
         'import pytest\n\n@pytest.mark.lab(topology="micro")\ndef test_it(lab): pass\n'

@@ -9,8 +9,8 @@ import pytest
 
 from labctl.lab import Lab
 from labctl.plan import Verb
-from labctl.ready import find_ready, snapshot_key
-from labctl.state import remove_state
+from labctl.ready import find_ready
+from labctl.state.kept import discard_state, states
 
 pytestmark = [pytest.mark.lab(topology="micro"), pytest.mark.timeout(600)]
 
@@ -126,7 +126,9 @@ def test_a_connection_between_guests_outlives_a_snapshot_and_its_restore(clean_l
         grows(lab)
     finally:
         lab.reset()
-        remove_state(lab.hypervisor, snapshot_key(lab.name, "talk"))
+        for saved in states(lab.hypervisor):
+            if saved.lab == lab.name and saved.name == "talk":
+                discard_state(lab.hypervisor, saved.key)
 
 
 def grows(lab, within_s=60.0):
