@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
@@ -234,7 +233,7 @@ class Builder:
         shop = self._shop
         guest = shop.guest(name)
         guest.wait_for_agent(Deadline.within(shop.bounds.boot_s))
-        guest.set_clock(time.time_ns())  # a fork's went on from when it was saved, a paused guest's stood still
+        guest.set_clock()  # a fork's went on from when it was saved, a paused guest's stood still
         domain = shop.hypervisor.domain(guest.domain)
         if domain and domain.mark and domain.mark.stage is Stage.READY:
             for role, checks in role_checks(shop.lab, shop.lab.node(name)).items():

@@ -216,7 +216,12 @@ class Lab:
                 raise InputError(f"lab {self.name} has no saved ready state of what it is made from now", hint=hint)
             return state
 
-        self._put_into(find, progress or Silent())
+        progress = progress or Silent()
+        with self._locked(progress):
+            state = self._put_into(find, progress)
+            if state.manifest.lab != self.name:
+                # The nodes are forks of another lab's: had they to be specialised each time, no reset would be quick.
+                self._keep(self.blueprint.workshop(self.hypervisor.ensure_pool(), progress))
 
     def can_be_reset(self) -> bool:
         """Whether it has nodes, and a ready state of what it is made from was saved."""
@@ -245,16 +250,19 @@ class Lab:
             InputError: there is no such snapshot of a lab like this.
             LabError, ExceptionGroup: it could not be restored whole, or did not converge.
         """
-        self._put_into(lambda shop: find_snapshot(shop, name), progress or Silent())
-
-    def _put_into(self, find: Callable[[Workshop], State], progress: Progress) -> None:
+        progress = progress or Silent()
         with self._locked(progress):
-            shop = self.blueprint.workshop(self.hypervisor.ensure_pool(), progress)
-            state = find(shop)
-            networks = {Verb.CREATE_NETWORK, Verb.START_NETWORK}
-            apply(Plan(tuple(a for a in self.plan(fresh=True).actions if a.verb in networks)), shop)
-            put_into(shop, state)
-            self.wait_converged()
+            self._put_into(lambda shop: find_snapshot(shop, name), progress)
+
+    def _put_into(self, find: Callable[[Workshop], State], progress: Progress) -> State:
+        shop = self.blueprint.workshop(self.hypervisor.ensure_pool(), progress)
+        state = find(shop)
+        networks = {Verb.CREATE_NETWORK, Verb.START_NETWORK}
+        apply(Plan(tuple(a for a in self.plan(fresh=True).actions if a.verb in networks)), shop)
+        put_into(shop, state)
+        apply(self.plan(fresh=True), shop)
+        self.wait_converged()
+        return state
 
     def _locked(self, progress: Progress) -> AbstractContextManager[None]:
         waiting = f"another labctl works on lab {self.name}: waiting for it"

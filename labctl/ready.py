@@ -51,10 +51,11 @@ def _digest(shop: Workshop) -> str:
 
 
 def find_ready(shop: Workshop) -> State | None:
-    """The ready state of this very lab, under whatever name it was saved."""
+    """The ready state of this very lab: its own, or the newest that was saved under another name."""
     digest = _digest(shop)
-    same = (m for m in reversed(states(shop.hypervisor)) if not m.name and m.digest == digest)
-    return next((s for m in same if (s := load_state(shop.hypervisor, m))), None)
+    same = [m for m in states(shop.hypervisor) if not m.name and m.digest == digest]
+    best_first = sorted(same, key=lambda m: (m.lab == shop.lab.name, m.saved_at), reverse=True)
+    return next((s for m in best_first if (s := load_state(shop.hypervisor, m))), None)
 
 
 def find_layers(hypervisor: Hypervisor, lab: str, wanted: Mapping[str, Digests]) -> dict[str, Layer]:
@@ -195,4 +196,4 @@ def _flush(shop: Workshop, node: str) -> None:
 def _set_clock(shop: Workshop, node: str) -> None:
     guest = shop.guest(node)
     guest.wait_for_agent(Deadline.within(shop.bounds.boot_s))
-    guest.set_clock(time.time_ns())
+    guest.set_clock()

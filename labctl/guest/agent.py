@@ -25,6 +25,7 @@ __all__ = ["Completed", "Guest"]
 READ_CHUNK_BYTES = 1 << 20  # base64 of it and the JSON around it stay well below the 4 MiB of libvirt's strings
 WRITE_CHUNK_BYTES = 128 << 10  # more than about 200 KiB in one command never arrive whole at an emulated guest's agent
 ANSWER_WITHIN_S = 30.0  # of one agent command; an emulated guest on a busy host is slow, not dead
+CLOCK_WITHIN_S = 0.1
 FORGET_WITHIN_S = 5.0  # of removing what a command leaves; a guest that is stuck should not be waited for twice
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -314,12 +315,29 @@ class Guest:
         """The guest's wall clock, nanoseconds since the epoch (guest-get-time)."""
         return int(self.command("guest-get-time"))
 
-    def set_clock(self, epoch_ns: int) -> None:
-        """Set the guest's wall clock, a command's start late: some tens of milliseconds, emulated.
+    def set_clock(self, now_ns: Callable[[], int] = time.time_ns) -> None:
+        """Set the guest's wall clock, and look: until it is right to `CLOCK_WITHIN_S`.
 
-        Not guest-set-time, which fails where the guest has no hwclock(8) to write the hardware clock with.
+        A command starts late, on a busy host by a second; what it was late by is added the next time. It is not
+        guest-set-time, which fails where the guest has no hwclock(8) to write the hardware clock with.
+
+        Args:
+            now_ns: the right time, nanoseconds since the epoch.
+
+        Raises:
+            DeadlineExceeded: it can't be set to that.
         """
-        self.succeed(["/bin/date", "--utc", f"--set=@{epoch_ns / 1e9:.6f}"])
+        late_ns = 0
+
+        def probe() -> tuple[bool | None, str]:
+            nonlocal late_ns
+            self.succeed(["/bin/date", "--utc", f"--set=@{(now_ns() + late_ns) / 1e9:.6f}"])
+            before_ns, guest_ns, after_ns = now_ns(), self.clock_ns(), now_ns()
+            off_s = max(before_ns - guest_ns, guest_ns - after_ns) / 1e9
+            late_ns += (before_ns + after_ns) // 2 - guest_ns
+            return off_s <= CLOCK_WITHIN_S or None, f"it is {off_s:.3f} s off"
+
+        wait_until(f"{self.name}: its clock is right", probe, Deadline.within(ANSWER_WITHIN_S, self._clock))
 
 
 class _Tails:

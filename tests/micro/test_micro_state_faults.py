@@ -25,6 +25,7 @@ from labctl.ready import find_ready
 from labctl.saveimage import HEADER_BYTES
 from labctl.state.kept import State, discard_state, states, sweep, write_manifest
 from labctl.state.save import Inside, save_state
+from labctl.store import shipped
 from topologies import two_nodes
 
 pytestmark = [pytest.mark.lab(topology="micro"), pytest.mark.timeout(900)]
@@ -125,7 +126,8 @@ def tiny_file_system(pool: str, mib: int) -> Iterator[str]:
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=0755", "tmpfs", place], check=True)
         yield str(place)
     finally:
-        subprocess.run(["umount", place], check=False)
+        # Lazily: the QEMU whose save failed still holds the file that it wrote to.
+        subprocess.run(["umount", "--lazy", place], check=True)
         place.rmdir()
 
 
@@ -247,6 +249,8 @@ def edited(tmp_path) -> CommandLine:
     """`labctl` with another template of the role `web-server` than the one that made the lab."""
     copy = tmp_path / "edited" / "labctl"
     shutil.copytree(Path(package.__file__).parent, copy)
+    for kind in ("images", "topologies"):
+        shutil.copytree(shipped(kind), copy / "data" / kind, symlinks=True)
     template = copy / "roles" / "library" / "web-server" / "apply.sh.j2"
     template.write_text(template.read_text() + "echo edited > /root/edited\n")
     return CommandLine("qemu:///system", NAME, {"PYTHONPATH": str(copy.parent)})
@@ -254,7 +258,9 @@ def edited(tmp_path) -> CommandLine:
 
 def test_a_changed_template_makes_only_that_roles_node_anew(own, edited):
     topology = own.record.file
-    planned = edited("plan", topology).stdout.decode()
+    plan = edited("plan", topology)
+    planned = plan.stdout.decode()
+    assert plan.returncode == 0, plan.stderr.decode()
     assert "remove node" in planned
     assert "apply roles m1: web-server" in planned
     assert " other" not in planned

@@ -70,6 +70,8 @@ class ScriptedGuest:
         ran: the commands, without labctl's wrapper around them.
         asked: every agent command.
         write_limit: how many bytes a guest-file-write takes at most.
+        clock_ns: its wall clock, which stands still.
+        late_ns: by how much each next setting of the clock comes late.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -77,6 +79,8 @@ class ScriptedGuest:
     ran: list[list[str]] = field(default_factory=list)
     asked: list[Mapping[str, Any]] = field(default_factory=list)
     write_limit: int = 1 << 30
+    clock_ns: int = 1_700_000_000_123_456_789
+    late_ns: list[int] = field(default_factory=list)
     fail: dict[str, Exception] = field(default_factory=dict)
     _script: list[tuple[tuple[str, ...], Callable[[list[str], bytes], Said]]] = field(default_factory=list)
     _processes: dict[int, _Process] = field(default_factory=dict)
@@ -108,7 +112,7 @@ class ScriptedGuest:
         return {}
 
     def _guest_get_time(self) -> int:
-        return 1_700_000_000_123_456_789
+        return self.clock_ns
 
     def _guest_set_time(self, time: int) -> dict[str, Any]:
         return {}
@@ -139,7 +143,10 @@ class ScriptedGuest:
 
     def _run(self, argv: list[str], stdin: bytes) -> Said:
         self.ran.append(argv)
-        if argv[0] == "/bin/rm":
+        if argv[0] == "/bin/date":
+            late_ns = self.late_ns.pop(0) if self.late_ns else 0
+            self.clock_ns = int(float(argv[2].removeprefix("--set=@")) * 1e9) - late_ns
+        elif argv[0] == "/bin/rm":
             for path in argv[2:]:
                 self.files.pop(path, None)
         elif argv[0] == "/bin/tar":

@@ -275,7 +275,25 @@ def test_many_files_go_in_one_archive_with_their_permissions(machine: Machine) -
 # -- time --------------------------------------------------------------------------------------------------------------
 
 
+def dates(machine: Machine) -> list[str]:
+    """What the clock was set to."""
+    return [argv[-1] for argv in machine.inside.ran if argv[0] == "/bin/date"]
+
+
 def test_the_clock_is_read_and_set(machine: Machine) -> None:
     assert machine.guest.clock_ns() == 1_700_000_000_123_456_789
-    machine.guest.set_clock(1_700_000_000_123_456_789)
-    assert ["/bin/date", "--utc", "--set=@1700000000.123457"] in machine.inside.ran
+    machine.guest.set_clock(lambda: 1_800_000_000_123_456_789)
+    assert dates(machine) == ["--set=@1800000000.123457"]
+
+
+def test_a_clock_that_was_set_late_is_set_again_by_as_much_earlier(machine: Machine) -> None:
+    machine.inside.late_ns = [1_500_000_000, 1_500_000_000]
+    machine.guest.set_clock(lambda: 1_800_000_000_000_000_000)
+    assert abs(machine.inside.clock_ns - 1_800_000_000_000_000_000) < 1e8
+    assert dates(machine) == ["--set=@1800000000.000000", "--set=@1800000001.500000"]
+
+
+def test_a_clock_that_cannot_be_set_is_told(machine: Machine) -> None:
+    machine.inside.late_ns = [int(1e9 * 2**n) for n in range(400)]
+    with pytest.raises(DeadlineExceeded, match=r"n1: its clock is right.* s off"):
+        machine.guest.set_clock(lambda: 1_800_000_000_000_000_000)
