@@ -37,7 +37,8 @@ save() {
 remove() { rm -f "$pool/state.$key.$1.ram" "$pool/state.$key.$1.qcow2"; }
 agent() {
     until virsh -q qemu-agent-command "$lab.$1" '{"execute": "guest-ping"}' --timeout 1 >/dev/null 2>&1; do sleep 0.1; done
-    virsh -q qemu-agent-command "$lab.$1" "{\"execute\": \"guest-set-time\", \"arguments\": {\"time\": $(date +%s%N)}}" >/dev/null
+    virsh -q qemu-agent-command "$lab.$1" '{"execute": "guest-exec", "arguments": {"path": "/bin/date",
+        "arg": ["--utc", "--set=@'"$(date +%s.%N)"'"]}}' >/dev/null
 }
 
 case $verb in

@@ -213,7 +213,7 @@ class Bench:
         nodes = [n.name for n in self.lab.spec.nodes]
         command = [BARE_SCRIPT, verb, self.hypervisor.ensure_pool(), self.lab.name, key, *nodes]
         with self.figures.time(f"{self.topology}: {verb} by virsh and qemu-img, until all agents answer"):
-            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         print(f"    phases: {', '.join(said.splitlines())}")
 
     def read_images(self) -> None:

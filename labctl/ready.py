@@ -33,6 +33,7 @@ from labctl.state.kept import (
     same_nodes,
     state_users,
     states,
+    sweep,
     volume_names,
     why_not_whole,
 )
@@ -139,10 +140,8 @@ def keep_snapshot(shop: Workshop, name: str) -> None:
     """
     if not _NAME.fullmatch(name):
         raise InputError(f"snapshot name {name!r}: expected up to 32 lower-case letters, digits and hyphens")
-    kept = _keep(shop, f"snap_{shop.lab.name}_{name}", name, f"snapshot {name}")
-    for old in states(shop.hypervisor):
-        if (old.lab, old.name) == (kept.lab, name) and old.key != kept.key:
-            discard_state(shop.hypervisor, old.key)
+    _keep(shop, f"snap_{shop.lab.name}_{name}", name, f"snapshot {name}")
+    sweep(shop.hypervisor, now_s=time.time(), lab=shop.lab.name)
 
 
 def _keep(shop: Workshop, stem: str, name: str, what: str) -> Manifest:

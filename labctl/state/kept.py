@@ -214,8 +214,12 @@ def sweep(hypervisor: Hypervisor, *, now_s: float, lab: str = "") -> None:
     """
     volumes = hypervisor.volumes()
     manifests = _manifests(hypervisor, volumes)
+    # Of two snapshots of one name, which a save leaves that was killed at its end, the newer one counts.
+    latest = {(m.lab, m.name): m.key for m in manifests.values() if m.whole}
     for key in sorted({_key_of(v.name) for v in volumes if v.name.startswith("state.")}):
-        if _dead(manifests.get(key), now_s, lab):
+        manifest = manifests.get(key)
+        superseded = bool(manifest and manifest.name and latest.get((manifest.lab, manifest.name), key) != key)
+        if _dead(manifest, now_s, lab) or (superseded and manifest and manifest.lab == lab):
             discard_state(hypervisor, key)
 
 
