@@ -233,9 +233,11 @@ class Builder:
         shop = self._shop
         guest = shop.guest(name)
         guest.wait_for_agent(Deadline.within(shop.bounds.boot_s))
-        guest.set_clock()  # a fork's went on from when it was saved, a paused guest's stood still
         domain = shop.hypervisor.domain(guest.domain)
-        if domain and domain.mark and domain.mark.stage is Stage.READY:
+        stage = domain.mark.stage if domain and domain.mark else Stage.DEFINED
+        if stage is not Stage.DEFINED:
+            guest.set_clock()  # a fork's went on from when it was saved, a paused guest's stood still
+        if stage is Stage.READY:
             for role, checks in role_checks(shop.lab, shop.lab.node(name)).items():
                 wait_ready(guest, role, checks, Deadline.within(shop.bounds.role_s), shop.progress.note)
 
@@ -251,6 +253,7 @@ class Builder:
         domain = shop.hypervisor.domain(self._domain(node.name))
         if domain is None:
             raise HypervisorError(f"{node.name}: its domain vanished while it was set up")
+        guest.set_clock()
         specialise(guest, shop.lab, node)
         was_ready = domain.mark is not None and domain.mark.stage is Stage.READY
         stage = Stage.READY if was_ready else Stage.SPECIALISED

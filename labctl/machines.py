@@ -40,8 +40,18 @@ __all__ = [
 MOST_NICS = 4  # as many as a machine without any has spare ports for
 BOOT_WITHIN_S = 600.0
 
-# Until what starts with the machine has started; an init without such a notion is there when its agent is.
-_SETTLE = "! [ -d /run/systemd/system ] || systemctl is-system-running --wait; sync"
+# Until what starts with the machine has started, and it idles: whatever is left to do, every fork would do again.
+# An init without such a notion is there when its agent is.
+_SETTLE = """
+! [ -d /run/systemd/system ] || systemctl is-system-running --wait
+! command -v udevadm || udevadm settle
+busy() { awk '/^cpu / {print $2 + $3 + $4 + $7 + $8}' /proc/stat; } # in hundredths of a second
+for _ in $(seq 30); do
+    before=$(busy); sleep 2
+    [ $(($(busy) - before)) -gt 20 ] || break
+done
+sync
+"""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ __all__ = ["Completed", "Guest"]
 READ_CHUNK_BYTES = 1 << 20  # base64 of it and the JSON around it stay well below the 4 MiB of libvirt's strings
 WRITE_CHUNK_BYTES = 128 << 10  # more than about 200 KiB in one command never arrive whole at an emulated guest's agent
 ANSWER_WITHIN_S = 30.0  # of one agent command; an emulated guest on a busy host is slow, not dead
-CLOCK_WITHIN_S = 0.1
+CLOCK_WITHIN_S = 0.25
 FORGET_WITHIN_S = 5.0  # of removing what a command leaves; a guest that is stuck should not be waited for twice
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -331,13 +331,23 @@ class Guest:
 
         def probe() -> tuple[bool | None, str]:
             nonlocal late_ns
-            self.succeed(["/bin/date", "--utc", f"--set=@{(now_ns() + late_ns) / 1e9:.6f}"])
+            self._do(["/bin/date", "--utc", f"--set=@{(now_ns() + late_ns) / 1e9:.6f}"])
             before_ns, guest_ns, after_ns = now_ns(), self.clock_ns(), now_ns()
             off_s = max(before_ns - guest_ns, guest_ns - after_ns) / 1e9
             late_ns += (before_ns + after_ns) // 2 - guest_ns
             return off_s <= CLOCK_WITHIN_S or None, f"it is {off_s:.3f} s off"
 
         wait_until(f"{self.name}: its clock is right", probe, Deadline.within(ANSWER_WITHIN_S, self._clock))
+
+    def _do(self, argv: Sequence[str]) -> None:
+        """Run a short command without labctl's wrapper and what that costs; neither output nor exit code is seen."""
+        how = {"path": argv[0], "arg": list(argv[1:]), "env": [], "capture-output": False}
+        pid = self.command("guest-exec", how)["pid"]
+
+        def probe() -> tuple[bool | None, str]:
+            return self.command("guest-exec-status", {"pid": pid})["exited"] or None, "it runs"
+
+        wait_until(f"{self.name}: {argv[0]}", probe, Deadline.within(ANSWER_WITHIN_S, self._clock), every_s=0.05)
 
 
 class _Tails:
