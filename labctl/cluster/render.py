@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from labctl.cluster.ownership import Preference, preferences_of_rule
+from labctl.cluster.advert import (
+    ADDRESSES,
+    DIGEST_AT,
+    PRIORITY_AT,
+    RETURNED_AT,
+    RULES_AT,
+    STATE_AT,
+    Says,
+    key_of,
+    rules_digest,
+)
+from labctl.cluster.ownership import SEED, Preference, default_host, preferences_of_rule
 from labctl.render.templates import render_text
 from labctl.topology.spec import (
     Affinity,
@@ -22,19 +34,30 @@ from labctl.topology.spec import (
     digest_of,
 )
 
-__all__ = ["cluster_digest", "cluster_mac", "member_files"]
+__all__ = ["cluster_digest", "cluster_mac", "member_files", "rule_name"]
 
 _FILES = Path(__file__).parent / "files"
-SEED = 0x4C414243  # of the hash that spreads clients; the same on all members, and in `labctl cluster owner`
 FIRST_TABLE = 100  # of the routing tables for answers, one per cluster
+_BITS = {"priority": PRIORITY_AT * 8, "digest": DIGEST_AT * 8, "state": STATE_AT * 8}
 
 
 @dataclass(frozen=True, slots=True)
 class _RuleChain:
-    chain: str
+    """A port rule as the packet filter has it.
+
+    Attributes:
+        name: of its chain, and of the set of the members that don't serve it; `443_tcp`.
+        match: empty for what no rule covers.
+        key: in the sets `disabled` and `draining`.
+        at: bit offset of what an advert says of it.
+    """
+
+    name: str
     title: str
     match: str
     lines: tuple[str, ...]
+    key: str = ""
+    at: int = 0
 
 
 def cluster_digest(lab: LabSpec, node: NodeSpec) -> str:
@@ -60,9 +83,8 @@ def member_files(lab: LabSpec, node: NodeSpec) -> dict[str, tuple[str, int]]:
     memberships = [(c, _member(c, node)) for c in lab.clusters_of(node.name)]
     if not memberships:
         return {}
-    files = {
-        "/etc/keepalived/keepalived.conf": (_render("keepalived.conf.j2", node=node, memberships=memberships), 0o644)
-    }
+    heartbeat = _render("keepalived.conf.j2", node=node, memberships=memberships, addresses=ADDRESSES)
+    files = {"/etc/keepalived/keepalived.conf": (heartbeat, 0o644)}
     for number, (cluster, me) in enumerate(memberships):
         context = _context(lab, cluster, me, number)
         files[f"/etc/labctl/cluster/{cluster.name}.nft"] = (_render("filter.nft.j2", **context), 0o644)
@@ -76,6 +98,7 @@ def _member(cluster: ClusterSpec, node: NodeSpec) -> MemberSpec:
 
 def _context(lab: LabSpec, cluster: ClusterSpec, me: MemberSpec, number: int) -> dict[str, Any]:
     octets = cluster.address.ip.packed
+    addresses = {m.priority: _address(lab, m) for m in cluster.members}
     return {
         "cluster": cluster,
         "me": me,
@@ -83,63 +106,77 @@ def _context(lab: LabSpec, cluster: ClusterSpec, me: MemberSpec, number: int) ->
         "cluster_mac": cluster_mac(cluster),
         "igmp_group": IPv4Address(bytes((239, 255, octets[2], octets[3]))),
         "down_ms": cluster.heartbeat.period_ms * cluster.heartbeat.tolerance,
-        "heartbeat_map": ", ".join(f"{_address(lab, m)} : {m.priority}" for m in cluster.members),
-        "rules": [*(_chain(cluster, n, r) for n, r in enumerate(cluster.port_rules, 1)), _default_host(cluster)],
+        "senders": ", ".join(str(a) for a in addresses.values()),
+        "heartbeat_map": ", ".join(f"{address} : {host}" for host, address in addresses.items()),
+        "returned": {m.priority: RETURNED_AT * 8 + m.priority - 1 for m in cluster.members},
+        "digest": f"{rules_digest(lab, cluster):#010x}",
+        "at": _BITS,
+        "words": range(RETURNED_AT * 8, (RULES_AT + len(cluster.port_rules)) * 8, 32),
+        "says": Says,
+        "rules": [*(_chain(cluster, n, r) for n, r in enumerate(cluster.port_rules)), _default_host(cluster)],
         "table": FIRST_TABLE + number,
     }
 
 
 def _address(lab: LabSpec, member: MemberSpec) -> IPv4Address:
-    return next(nic.address.ip for nic in lab.node(member.node).nics if nic.name == member.nic)
+    return lab.node(member.node).nic(member.nic).address.ip
+
+
+def rule_name(rule: PortRule) -> str:
+    """Names a rule's chain and its set: `443_tcp`."""
+    return f"{rule.first_port}_{rule.protocol}"
 
 
 def _chain(cluster: ClusterSpec, number: int, rule: PortRule) -> _RuleChain:
     lists = preferences_of_rule(cluster, rule)
-    ports = str(rule.first_port) if rule.first_port == rule.last_port else f"{rule.first_port}-{rule.last_port}"
-    title = f"{ports}/{rule.protocol}: {rule.filtering}"
+    name, title = rule_name(rule), f"{rule.title}: {rule.filtering}"
     if rule.filtering is Filtering.DISABLED:
         lines: tuple[str, ...] = ("counter drop",)
     elif rule.filtering is Filtering.SINGLE_HOST:
-        lines = _constant(lists[0])
+        lines = _constant(lists[0], name)
     else:
         title += f", affinity {rule.affinity}"
-        lines = _hashed(lists, rule.affinity)
-    return _RuleChain(f"rule_{number}", title, _match(rule.protocol, ports), lines)
+        lines = _hashed(lists, rule.affinity, name)
+    return _RuleChain(name, title, _match(rule), lines, f"{key_of(rule):#x}", (RULES_AT + number) * 8)
 
 
-def _match(protocol: RuleProtocol, ports: str) -> str:
-    if protocol is RuleProtocol.BOTH:
+def _match(rule: PortRule) -> str:
+    ports = str(rule.first_port) if rule.first_port == rule.last_port else f"{rule.first_port}-{rule.last_port}"
+    if rule.protocol is RuleProtocol.BOTH:
         return f"meta l4proto {{ tcp, udp }} th dport {ports}"
-    return f"{protocol} dport {ports}"
+    return f"{rule.protocol} dport {ports}"
 
 
 def _default_host(cluster: ClusterSpec) -> _RuleChain:
-    by_priority = tuple(sorted(m.priority for m in cluster.members))
-    return _RuleChain(
-        "default_host", "all that no rule matches: the living member of the lowest host ID", "", _constant(by_priority)
-    )
+    title = "all that no rule matches: the living member of the lowest host ID"
+    return _RuleChain("default_host", title, "", _constant(default_host(cluster), ""))
 
 
-def _constant(preference: Preference) -> tuple[str, ...]:
-    steps = [line for host in preference for line in (f"meta mark set {host}", "meta mark @alive goto decide")]
-    return (*steps, "counter drop")
+def _constant(preference: Preference, name: str) -> tuple[str, ...]:
+    return _ranked((f"meta mark set {host}" for host in preference), name)
 
 
-def _hashed(lists: tuple[Preference, ...], affinity: Affinity) -> tuple[str, ...]:
+def _hashed(lists: tuple[Preference, ...], affinity: Affinity, name: str) -> tuple[str, ...]:
     of = {
         Affinity.NONE: "ip saddr . th sport",
         Affinity.SINGLE: "ip saddr",
         Affinity.NETWORK: "ip saddr & 255.255.255.0",
     }[affinity]
-    steps: list[str] = []
-    for rank in range(max(len(p) for p in lists)):
+
+    def step(rank: int) -> str:
         owners = ", ".join(f"{bucket} : {p[rank]}" for bucket, p in enumerate(lists) if rank < len(p))
         # jhash … map {…} @set in one expression crashes nft 1.0.6, hence by way of the mark.
-        steps += [
-            f"meta mark set jhash {of} mod {len(lists)} seed {SEED:#x} map {{ {owners} }}",
-            "meta mark @alive goto decide",
-        ]
-    return (*steps, "counter drop")
+        return f"meta mark set jhash {of} mod {len(lists)} seed {SEED:#x} map {{ {owners} }}"
+
+    return _ranked((step(rank) for rank in range(max(len(p) for p in lists))), name)
+
+
+def _ranked(steps: Iterable[str], name: str) -> tuple[str, ...]:
+    """For each rank: who is it, does it serve, and if not: has it been there since we are?"""
+    serves = "meta mark @alive" + (f" meta mark != @held_{name}" if name else "")
+    asks = (f"{serves} goto decide", "meta mark @heard meta priority set 0:1")
+    lines = [line for step in steps for line in (step, *asks)]
+    return (*lines[:-1], "counter drop")
 
 
 def _render(file: str, **context: Any) -> str:

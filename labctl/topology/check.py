@@ -12,7 +12,12 @@ from labctl.topology.check_clusters import check_heartbeats, check_member_nics, 
 from labctl.topology.check_names import check_domain, check_fqdns, check_names
 from labctl.topology.check_networks import check_addresses, check_macs, check_network_names, check_subnets
 from labctl.topology.check_nodes import check_images, check_nics, check_required_roles, check_roles
-from labctl.topology.check_port_rules import check_overlaps, check_rule_members, check_rule_options
+from labctl.topology.check_port_rules import (
+    check_overlaps,
+    check_rule_count,
+    check_rule_members,
+    check_rule_options,
+)
 from labctl.topology.finding import Finding
 from labctl.topology.model import Topology
 
@@ -31,6 +36,7 @@ CHECKS = (
     check_member_nics,
     check_priorities,
     check_heartbeats,
+    check_rule_count,
     check_rule_options,
     check_rule_members,
     check_overlaps,

@@ -8,7 +8,9 @@ from labctl.topology.finding import Finding, KeyPath
 from labctl.topology.model import PortRange, Rule, Topology
 from labctl.topology.spec import Filtering, RuleProtocol
 
-__all__ = ["check_overlaps", "check_rule_members", "check_rule_options"]
+__all__ = ["MOST_RULES", "check_overlaps", "check_rule_count", "check_rule_members", "check_rule_options"]
+
+MOST_RULES = 32  # as many as NLB has
 
 
 def _rules(topology: Topology) -> Iterator[tuple[KeyPath, Rule, tuple[str, ...]]]:
@@ -17,6 +19,15 @@ def _rules(topology: Topology) -> Iterator[tuple[KeyPath, Rule, tuple[str, ...]]
         members = tuple(member.node for member in cluster.members)
         for index, rule in enumerate(cluster.port_rules):
             yield ("clusters", name, "port_rules", index), rule, members
+
+
+def check_rule_count(topology: Topology) -> Iterator[Finding]:
+    """A cluster has 32 port rules at most, where each range of a list is one."""
+    for name, cluster in topology.clusters.items():
+        count = sum(len(rule.ports) for rule in cluster.port_rules)
+        if count > MOST_RULES:
+            says = f"has {count} rules, one for each range of ports; expected {MOST_RULES} at most, as in NLB"
+            yield Finding(("clusters", name, "port_rules"), says)
 
 
 def check_rule_options(topology: Topology) -> Iterator[Finding]:

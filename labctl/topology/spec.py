@@ -119,6 +119,10 @@ class NodeSpec:
         """The address that the node's name stands for."""
         return self.nics[0].address.ip
 
+    def nic(self, name: str) -> NicSpec:
+        """The NIC of that name; KeyError if there is none."""
+        return _named(self.nics, name)
+
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
@@ -151,6 +155,16 @@ class PortRule:
     affinity: Affinity = Affinity.SINGLE
     weights: tuple[tuple[str, int], ...] = ()
     handling: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """As people write it: `443/tcp`, `1000-1999/both`."""
+        ports = str(self.first_port) if self.first_port == self.last_port else f"{self.first_port}-{self.last_port}"
+        return f"{ports}/{self.protocol}"
+
+    def covers(self, port: int, protocol: RuleProtocol) -> bool:
+        """Whether it is about that port of that protocol."""
+        return self.protocol in {protocol, RuleProtocol.BOTH} and self.first_port <= port <= self.last_port
 
 
 @dataclass(frozen=True, slots=True)

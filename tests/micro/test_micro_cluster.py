@@ -70,7 +70,7 @@ def test_a_member_sends_from_a_mac_of_its_own_that_holds_its_priority(micro, mem
 
 
 def test_every_request_reaches_every_member_and_one_accepts_it(lab, client):
-    rules = ("mark != own drop", "fresh", "reset", "accept")
+    rules = ("mark != own drop", "accept")
 
     def counted(member):
         chain = lab.guest(member).succeed(["nft", "list", "chain", "ip", "labctl_web", "decide"])

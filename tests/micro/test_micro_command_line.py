@@ -106,7 +106,7 @@ def test_status_tells_programs_all_about_the_lab(labctl, micro):
     cluster = told["clusters"][0]
     assert (cluster["fqdn"], cluster["address"], cluster["converged"]) == ("web.micro.test", "10.78.0.20", True)
     assert [(m["node"], m["sees"]) for m in cluster["members"]] == [("m1", [1, 2]), ("m2", [1, 2])]
-    assert sum(cluster["buckets_owned"]["80-80/tcp"].values()) == 60
+    assert sum(cluster["buckets_owned"]["80/tcp"].values()) == 60
 
 
 def test_status_shows_people_the_same(labctl):
@@ -118,7 +118,7 @@ def test_status_shows_people_the_same(labctl):
         "ready",
         "cluster web: converged",
         "10.78.0.20",
-        "80-80/tcp: 30",
+        "80/tcp: 30",
     ):
         assert words in shown
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -53,6 +52,11 @@ class Said:
     lines: tuple[bytes, ...] = ()
 
 
+def _set(name: str, elements: str) -> str:
+    held = f"\t\telements = {{ {elements} }}\n" if elements else ""
+    return f"\tset {name} {{\n\t\ttype mark\n\t\tsize 64\n{held}\t}}\n"
+
+
 @dataclass
 class _Process:
     said: Said
@@ -95,11 +99,13 @@ class ScriptedGuest:
         said = Said(exit_code, out, err)
         self.on(*start, does=lambda _argv, _stdin: said)
 
-    def sees(self, *host_ids: int) -> None:
-        """The living members, as nft lists them."""
-        elements = [{"elem": {"val": host, "timeout": 1, "expires": 1}} for host in host_ids]
-        listed = {"nftables": [{"metainfo": {}}, {"set": {"name": "alive", "elem": elements}}]}
-        self.says("/usr/sbin/nft", "--json", out=json.dumps(listed).encode())
+    def sees(self, *host_ids: int, **sets: str) -> None:
+        """The living members, as nft lists them; other sets of the packet filter by name, with their elements as text.
+        A set `rules` is there unless another one is given."""
+        alive = ", ".join(f"{host:#010x} timeout 2s500ms expires 2s120ms" for host in host_ids)
+        elements = {"alive": alive, "rules": "0x0000beef", **sets}
+        listed = "".join(_set(name, held) for name, held in elements.items())
+        self.says("/usr/sbin/nft", "list", "sets", out=f"table ip labctl_web {{\n{listed}}}\n".encode())
 
     def __call__(self, command: Mapping[str, Any]) -> Any:
         self.asked.append(command)

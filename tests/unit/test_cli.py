@@ -275,7 +275,7 @@ def test_up_shows_progress_on_standard_error_and_the_lab_on_standard_output(
     assert "labctl exec --lab small m1 -- curl http://web.small.test/" in ran.err
     assert re.search(r"^m1 +web-server +eth0 10\.9\.0\.1 +ready +\d+\.\d *$", ran.out, re.MULTILINE)
     assert re.search(r"^c +- +eth0 10\.9\.0\.9 \+21 +ready", ran.out, re.MULTILINE)
-    assert re.search(r"^m2 +2 +m1, m2 +80-80/tcp: 30$", ran.out, re.MULTILINE)
+    assert re.search(r"^m2 +2 +m1, m2 +80/tcp: 30$", ran.out, re.MULTILINE)
     assert "cluster web: converged" in ran.out
 
 
@@ -336,7 +336,7 @@ def test_status_as_json_has_nodes_links_and_ownership(small: Bench, run: Labctl)
     assert [(n["node"], n["state"]) for n in status["nodes"]] == [("m1", "ready"), ("m2", "ready"), ("c", "ready")]
     assert [nic["link_up"] for n in status["nodes"] for nic in n["nics"]] == [True, True, False]
     assert status["clusters"][0]["converged"] is True
-    assert status["clusters"][0]["buckets_owned"] == {"80-80/tcp": {"m1": 30, "m2": 30}}
+    assert status["clusters"][0]["buckets_owned"] == {"80/tcp": {"m1": 30, "m2": 30}}
 
 
 def test_status_shows_what_is_wrong(small: Bench, run: Labctl) -> None:

@@ -1,0 +1,61 @@
+"""What a member's heartbeat says beside that it is there: a VRRP advert whose addresses the packet filter overwrites.
+
+VRRPv3 (RFC 9568) has 8 bytes of header, then the addresses of the virtual router. Ours mean nothing, so that there is
+room for what the members have to know of each other; nobody in user space is asked. Byte offsets into the message:
+
+     1     the virtual router: the sender's host ID
+     2     priority; 0 when keepalived ends
+     8-11  digest of the sender's rules
+    12-15  one bit per host ID, from the left: members that have just come back
+    16     the sender as a whole: serves, stopped or draining
+    17-48  one byte per port rule, in their order: serves, disabled or draining
+
+The checksum is not mended, as nothing reads it: each router has one member, and keepalived ignores the others'.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from labctl.topology.check_port_rules import MOST_RULES
+from labctl.topology.spec import ClusterSpec, LabSpec, PortRule, RuleProtocol, digest_of
+
+__all__ = [
+    "ADDRESSES",
+    "DIGEST_AT",
+    "PRIORITY_AT",
+    "RETURNED_AT",
+    "RULES_AT",
+    "STATE_AT",
+    "WHOLE",
+    "Says",
+    "key_of",
+    "rules_digest",
+]
+
+PRIORITY_AT, DIGEST_AT, RETURNED_AT, STATE_AT, RULES_AT = 2, 8, 12, 16, 17
+ADDRESSES = (RULES_AT + MOST_RULES + 3 - DIGEST_AT) // 4  # as many as the bytes above take
+
+WHOLE = 0  # the key of a member as a whole, among those of its rules
+
+_PROTOCOLS = {RuleProtocol.TCP: 6, RuleProtocol.UDP: 17, RuleProtocol.BOTH: 255}
+
+
+class Says(IntEnum):
+    """What a member says of itself, or of one of its rules."""
+
+    SERVES = 0
+    DISABLED = 1
+    DRAINING = 2
+
+
+def key_of(rule: PortRule) -> int:
+    """Names a rule in the sets of the packet filter, whatever other rules there are."""
+    return _PROTOCOLS[rule.protocol] << 16 | rule.first_port
+
+
+def rules_digest(lab: LabSpec, cluster: ClusterSpec) -> int:
+    """32 bits that name all that the members must agree on: who they are, and the rules."""
+    members = [(m.priority, m.node, lab.node(m.node).nic(m.nic).address) for m in cluster.members]
+    agreed = digest_of(cluster.address, cluster.mode, cluster.heartbeat, members, cluster.port_rules)
+    return int(agreed[:8], 16)

@@ -1,0 +1,105 @@
+"""The packet filter in real kernels, every frame known: who answers, through every change of membership.
+
+Each member is a network namespace with its rendered filter; see `wire`. What labctl itself would say of a client,
+`ownership`, is held to what the kernels do.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from itertools import combinations
+
+import pytest
+from test_cluster_files import BOTH, DISABLED, MULTIPLE, SINGLE_HOST, UDP, cluster, lab
+from wire import Client, Cluster
+
+from labctl.cluster.ownership import owner_of, rule_for
+from labctl.topology.spec import Affinity, LabSpec, PortRule
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("nft"), reason="needs nft, and root for network namespaces"
+)
+
+THREE = ("cas1", "cas2", "cas3")
+SUBSETS = [alive for count in (3, 2, 1) for alive in combinations((1, 2, 3), count)]
+
+UDP_RULES = (
+    PortRule(1000, 1999, UDP, MULTIPLE, Affinity.NONE),
+    PortRule(2000, 2000, UDP, MULTIPLE, Affinity.SINGLE),
+    PortRule(3000, 3000, BOTH, MULTIPLE, Affinity.NETWORK),
+    PortRule(4000, 4000, UDP, MULTIPLE, weights=(("cas1", 1), ("cas2", 3), ("cas3", 0))),
+    PortRule(5000, 5000, UDP, SINGLE_HOST, handling=("cas2", "cas3", "cas1")),
+    PortRule(6000, 6000, UDP, DISABLED),
+)
+PORTS = {
+    "affinity none, in a range": 1500,
+    "affinity single": 2000,
+    "affinity network, TCP and UDP": 3000,
+    "weights 1:3:0": 4000,
+    "single host": 5000,
+    "disabled": 6000,
+    "default host": 7000,
+}
+
+
+def clients(count: int, seed: int = 1) -> list[Client]:
+    """Different clients from everywhere in 10.0.0.0/8, always the same ones."""
+    draw, found = random.Random(seed), {}
+    while len(found) < count:
+        address = f"10.{draw.randrange(256)}.{draw.randrange(256)}.{draw.randrange(1, 255)}"
+        found.setdefault(address, draw.randrange(1024, 65536))
+    return list(found.items())
+
+
+def spec_of(*rules: PortRule, members: tuple[str, ...] = THREE) -> LabSpec:
+    return lab(cluster(*rules, members=members))
+
+
+# -- every frame reaches every member, and exactly one accepts it ------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[Cluster]:
+    """Three members with a rule of every kind."""
+    made = Cluster(spec_of(*UDP_RULES))
+    for member in made.members.values():
+        for port in PORTS.values():
+            member.serve(UDP, port)
+    yield made
+    made.close()
+
+
+def predicted(made: Cluster, client: Client, port: int, alive: tuple[int, ...]) -> list[int]:
+    """Who should accept a client's datagram, by `ownership`."""
+    the_cluster = made[1].cluster
+    address, own = client
+    rule = rule_for(the_cluster, port, UDP)
+    owner = owner_of(the_cluster, rule, IPv4Address(address), own, lambda _rule: alive)
+    return [] if owner is None else [owner]
+
+
+@pytest.mark.parametrize("alive", SUBSETS, ids=str)
+@pytest.mark.parametrize("port", PORTS.values(), ids=PORTS)
+def test_whoever_lives_the_owner_that_labctl_names_accepts_and_nobody_else(
+    three: Cluster, port: int, alive: tuple[int, ...]
+) -> None:
+    for member in three.members.values():
+        member.takes_for_alive(*alive)
+    asked = clients(1000)
+    found = three.owners(asked, port)
+    living = {client: [host for host in who if host in alive] for client, who in found.items()}
+    assert living == {client: predicted(three, client, port, alive) for client in asked}
+    assert all(set(who) <= set(alive) for who in found.values())
+
+
+def test_every_datagram_is_dropped_by_all_members_but_one(three: Cluster) -> None:
+    for member in three.members.values():
+        member.takes_for_alive(1, 2, 3)
+    before = {host: sum(m.counted("decide")[:1]) for host, m in three.members.items()}
+    three.owners(clients(600), 2000)
+    dropped = [sum(m.counted("decide")[:1]) - before[host] for host, m in three.members.items()]
+    assert sum(dropped) == 2 * 600

@@ -1,0 +1,313 @@
+"""Members of a cluster without guests: each is a network namespace with the packet filter that labctl renders, and the
+cable of its NIC ends here. Frames, adverts among them, are put on it by hand, so that every one of them is known.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import socket
+import struct
+import subprocess
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Any
+
+from labctl.cluster.advert import ADDRESSES
+from labctl.cluster.render import cluster_mac, member_files
+from labctl.topology.spec import LabSpec, RuleProtocol
+
+Client = tuple[str, int]  # address and port
+
+SYN, RST, PSH, ACK = 0x02, 0x04, 0x08, 0x10
+VRRP = 112
+SOMEBODY = bytes.fromhex("525400ffffff")
+_NEW_NETWORK = 0x40000000  # CLONE_NEWNET of linux/sched.h
+_FORCE_BUFFER = 33  # SO_RCVBUFFORCE of asm-generic/socket.h
+
+
+def _enter_namespace() -> None:
+    if ctypes.CDLL(None, use_errno=True).unshare(_NEW_NETWORK):
+        raise OSError(ctypes.get_errno(), "unshare")
+
+
+@dataclass(frozen=True)
+class Ends:
+    """A connection's: the client, and the port of the virtual address."""
+
+    client: Client
+    port: int
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What a member has sent to a client by TCP."""
+
+    to: Client
+    port: int
+    flags: int
+    sequence: int
+
+
+class Member:
+    """One member; its namespace is that of one thread, where all that concerns it runs."""
+
+    def __init__(self, spec: LabSpec, name: str) -> None:
+        self.spec, self.node = spec, spec.node(name)
+        (self.cluster,) = spec.clusters
+        self.me = next(m for m in self.cluster.members if m.node == name)
+        self.address = self.node.nic(self.me.nic).address.ip
+        self.table = f"labctl_{self.cluster.name}"
+        self._thread = ThreadPoolExecutor(1, initializer=_enter_namespace)
+        self._services: dict[tuple[RuleProtocol, int], socket.socket] = {}
+        self._in(self._set_up)
+
+    def _in(self, act: Callable[..., Any], *given: Any) -> Any:
+        return self._thread.submit(act, *given).result(timeout=60)
+
+    def close(self) -> None:
+        """The namespace ends with its thread and the sockets."""
+        for opened in (self._cable, *self._services.values()):
+            opened.close()
+        self._thread.shutdown()
+
+    def _set_up(self) -> None:
+        nic, vip = self.me.nic, self.cluster.address.ip
+        for line in (
+            "ip link set lo up",
+            f"ip link add {nic} type veth peer name cable",
+            f"ip link set {nic} arp off up",
+            "ip link set cable up",
+            f"ip address add {self.address}/16 dev {nic}",
+            f"ip address add {vip}/32 dev {nic}",
+            f"ip route add default dev {nic}",
+            f"sysctl -q -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.{nic}.rp_filter=0",
+        ):
+            subprocess.run(line.split(), check=True, capture_output=True)
+        self._nft(self.rules)
+        subprocess.run(["sysctl", "-q", "-w", "net.netfilter.nf_conntrack_tcp_loose=0"], check=True)
+        self._cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        self._cable.setsockopt(socket.SOL_SOCKET, _FORCE_BUFFER, 64 << 20)
+        self._cable.bind(("cable", 0))
+        self._cable.setblocking(False)
+
+    @property
+    def rules(self) -> str:
+        return member_files(self.spec, self.node)[f"/etc/labctl/cluster/{self.cluster.name}.nft"][0]
+
+    # -- the packet filter -----------------------------------------------------------------------------------------
+
+    def nft(self, script: str) -> str:
+        """Run nft's commands; returns what it said."""
+        return self._in(self._nft, script)
+
+    def _nft(self, script: str) -> str:
+        done = subprocess.run(["nft", "--file", "-"], input=script, text=True, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def load(self, spec: LabSpec) -> None:
+        """Load another rule file, as a member does whose topology has changed."""
+        self.spec = spec
+        (self.cluster,) = spec.clusters
+        self.nft(self.rules)
+
+    def takes_for_alive(self, *hosts: int) -> None:
+        """Let these members, and nobody else, count as alive for long."""
+        elements = ", ".join(f"{host} timeout 1h" for host in hosts)
+        self.nft(f"flush set ip {self.table} alive\nadd element ip {self.table} alive {{ {elements} }}")
+
+    def holds(self, name: str) -> set[int]:
+        """The elements of a set of marks."""
+        said = self.nft(f"list set ip {self.table} {name}")
+        return {int(e, 16) for e in re.findall(r"0x[0-9a-f]{8}", said)}
+
+    def counted(self, chain: str) -> list[int]:
+        """How many packets each counter of a chain has seen, in the chain's order."""
+        said = self.nft(f"list chain ip {self.table} {chain}")
+        return [int(n) for n in re.findall(r"counter packets (\d+)", said)]
+
+    # -- frames ----------------------------------------------------------------------------------------------------
+
+    def put(self, frames: Iterable[bytes]) -> None:
+        """Put frames on the cable, towards the member."""
+        self._in(lambda: [self._cable.send(frame) for frame in frames])
+
+    def sent(self) -> list[bytes]:
+        """The frames that the member has sent since this was asked last."""
+        found = []
+        while True:
+            try:
+                frame, (_nic, _protocol, kind, _hw, _mac) = self._cable.recvfrom(2048)
+            except BlockingIOError:
+                return found
+            if kind != socket.PACKET_OUTGOING:
+                found.append(frame)
+
+    def serve(self, protocol: RuleProtocol, port: int) -> None:
+        """Have a service on a port of the virtual address."""
+
+        def begin() -> socket.socket:
+            kind = socket.SOCK_STREAM if protocol is RuleProtocol.TCP else socket.SOCK_DGRAM
+            service = socket.socket(socket.AF_INET, kind)
+            service.setsockopt(socket.SOL_SOCKET, _FORCE_BUFFER, 64 << 20)
+            service.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            service.bind((str(self.cluster.address.ip), port))
+            if protocol is RuleProtocol.TCP:
+                service.listen(4096)
+            service.setblocking(False)
+            return service
+
+        self._services[protocol, port] = self._in(begin)
+
+    def accepted(self, port: int) -> list[Client]:
+        """Whose datagrams the service on a UDP port has got since this was asked last, one entry each."""
+        service, found = self._services[RuleProtocol.UDP, port], []
+        while True:
+            try:
+                found.append(service.recvfrom(16)[1])
+            except BlockingIOError:
+                return found
+
+    def segments(self) -> list[Segment]:
+        """The TCP segments that the member has sent since its frames were asked for last."""
+        return [s for frame in self.sent() if (s := _segment(frame))]
+
+    # -- what a client sends ---------------------------------------------------------------------------------------
+
+    def datagrams(self, clients: Iterable[Client], port: int) -> list[bytes]:
+        return [self._frame(17, source, _datagram(own, port)) for source, own in clients]
+
+    def segment_of(self, ends: Ends, flags: int, sequence: int, acknowledged: int = 0, data: bytes = b"") -> bytes:
+        (source, own), vip = ends.client, str(self.cluster.address.ip)
+        return self._frame(6, source, _tcp((source, own), (vip, ends.port), flags, sequence, acknowledged, data))
+
+    def _frame(self, protocol: int, source: str, payload: bytes) -> bytes:
+        packet = _packet(protocol, source, str(self.cluster.address.ip), payload)
+        return bytes.fromhex(cluster_mac(self.cluster).replace(":", "")) + SOMEBODY + b"\x08\x00" + packet
+
+    # -- heartbeat -------------------------------------------------------------------------------------------------
+
+    def beat(self, priority: int = 100) -> bytes:
+        """Send one advert, as keepalived does; returns the frame as it has left the member."""
+        self.sent()
+        self._in(self._advertise, priority)
+        (frame,) = [f for f in self.sent() if f[23] == VRRP]
+        return frame
+
+    def _advertise(self, priority: int) -> None:
+        body = b"".join(IPv4Address(f"198.18.1.{n}").packed for n in range(1, ADDRESSES + 1))
+        message = struct.pack(">BBBBHH", 0x31, self.me.priority, priority, ADDRESSES, 100, 0) + body
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, VRRP) as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.me.nic.encode())
+            raw.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
+            raw.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
+            raw.bind((str(self.address), 0))
+            raw.sendto(message, ("224.0.0.18", 0))
+
+
+class Cluster:
+    """All members of a cluster on one wire, which carries what it is told to."""
+
+    def __init__(self, spec: LabSpec) -> None:
+        self.members = {m.priority: Member(spec, m.node) for m in spec.clusters[0].members}
+
+    def __getitem__(self, host: int) -> Member:
+        return self.members[host]
+
+    def close(self) -> None:
+        for member in self.members.values():
+            member.close()
+
+    def beat(self, *silent: int) -> None:
+        """One heartbeat of all but the silent members, heard by all."""
+        for host, member in self.members.items():
+            if host not in silent:
+                self.deliver(host, member.beat())
+
+    def deliver(self, sender: int, frame: bytes) -> None:
+        for host, member in self.members.items():
+            if host != sender:
+                member.put([frame])
+
+    def dies(self, host: int) -> None:
+        """All members, itself included, have not heard it for so long that it is out."""
+        for member in self.members.values():
+            member.nft(f"delete element ip {member.table} alive {{ {host} }}")
+
+    def owners(self, clients: list[Client], port: int) -> dict[Client, list[int]]:
+        """Who has accepted each client's datagram, when every member gets every one of them."""
+        found: dict[Client, list[int]] = {client: [] for client in clients}
+        for host, member in self.members.items():
+            member.put(member.datagrams(clients, port))
+            for client in member.accepted(port):
+                found[client].append(host)
+        return found
+
+
+class Connection:
+    """A TCP connection to the virtual address; whatever the client sends reaches every member."""
+
+    def __init__(self, made: Cluster, client: Client, port: int) -> None:
+        self._made, self._ends = made, Ends(client, port)
+        self._sequence = self._acknowledged = 1
+        answers = self._put(SYN)
+        assert [len(a) for a in answers.values()] == [1], f"{client}: {answers}"
+        ((self.host, (answer,)),) = answers.items()
+        assert answer.flags == SYN | ACK
+        self._sequence, self._acknowledged = 2, answer.sequence + 1
+        self._put(ACK)
+
+    def says(self) -> dict[int, bool]:
+        """Send a byte; returns who answered it, and whether with anything but a reset."""
+        answers = self._put(PSH | ACK, b"x")
+        self._sequence += 1
+        return {host: not any(a.flags & RST for a in found) for host, found in answers.items()}
+
+    def _put(self, flags: int, data: bytes = b"") -> dict[int, list[Segment]]:
+        answers = {}
+        for host, member in self._made.members.items():
+            member.sent()
+            member.put([member.segment_of(self._ends, flags, self._sequence, self._acknowledged, data)])
+            found = [s for s in member.segments() if (s.to, s.port) == (self._ends.client, self._ends.port)]
+            if found:
+                answers[host] = found
+        return answers
+
+
+# -- packets -----------------------------------------------------------------------------------------------------------
+
+
+def _checksum(data: bytes) -> int:
+    padded = data + bytes(len(data) % 2)
+    total = sum(struct.unpack(f">{len(padded) // 2}H", padded))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def _packet(protocol: int, source: str, to: str, payload: bytes) -> bytes:
+    ends = IPv4Address(source).packed + IPv4Address(to).packed
+    head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0) + ends
+    return head[:10] + struct.pack(">H", _checksum(head)) + head[12:] + payload
+
+
+def _datagram(own_port: int, port: int) -> bytes:
+    return struct.pack(">HHHH", own_port, port, 9, 0) + b"x"
+
+
+def _tcp(source: Client, to: Client, flags: int, sequence: int, acknowledged: int, data: bytes) -> bytes:
+    head = struct.pack(">HHIIBBHHH", source[1], to[1], sequence, acknowledged, 0x50, flags, 8192, 0, 0)
+    ends = IPv4Address(source[0]).packed + IPv4Address(to[0]).packed
+    pseudo = ends + struct.pack(">BBH", 0, 6, len(head) + len(data))
+    return head[:16] + struct.pack(">H", _checksum(pseudo + head + data)) + head[18:] + data
+
+
+def _segment(frame: bytes) -> Segment | None:
+    if frame[12:14] != b"\x08\x00" or frame[23] != 6:
+        return None
+    at = 14 + (frame[14] & 15) * 4
+    port, to_port, sequence = struct.unpack(">HHI", frame[at : at + 8])
+    return Segment((str(IPv4Address(frame[30:34])), to_port), port, frame[at + 13], sequence)
