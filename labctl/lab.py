@@ -339,7 +339,9 @@ class Lab:
 
     # -- clusters --------------------------------------------------------------------------------------------------
 
-    def _members(self, cluster: ClusterSpec) -> dict[str, Callable[[], Guest]]:
+    def members(self, cluster: ClusterSpec) -> dict[str, Callable[[], Guest]]:
+        """What asks each member of a cluster, by node."""
+
         def maker(node: str) -> Callable[[], Guest]:
             return lambda: self.guest(node)
 
@@ -361,7 +363,7 @@ class Lab:
 
     def look(self, cluster: ClusterSpec) -> ClusterView:
         """What the members see now."""
-        return look(cluster, self._members(cluster))
+        return look(cluster, self.members(cluster))
 
     def wait_converged(self, within_s: float = 120.0) -> tuple[ClusterView, ...]:
         """Wait until every cluster's members all see each other.
@@ -370,4 +372,4 @@ class Lab:
             DeadlineExceeded: with what each member saw last.
         """
         deadline = Deadline.within(within_s, self.clock)
-        return tuple(wait_converged(c, self._members(c), deadline) for c in self.spec.clusters)
+        return tuple(wait_converged(c, self.members(c), deadline) for c in self.spec.clusters)

@@ -30,6 +30,7 @@ __all__ = [
     "WHOLE",
     "Says",
     "key_of",
+    "rule_name",
     "rules_digest",
 ]
 
@@ -52,6 +53,11 @@ class Says(IntEnum):
 def key_of(rule: PortRule) -> int:
     """Names a rule in the sets of the packet filter, whatever other rules there are."""
     return _PROTOCOLS[rule.protocol] << 16 | rule.first_port
+
+
+def rule_name(rule: PortRule) -> str:
+    """Names a rule's chain and its set: `443_tcp`."""
+    return f"{rule.first_port}_{rule.protocol}"
 
 
 def rules_digest(lab: LabSpec, cluster: ClusterSpec) -> int:

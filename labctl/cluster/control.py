@@ -7,6 +7,7 @@ process is started or stopped; a member that boots anew serves.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,17 +16,21 @@ from ipaddress import IPv4Address
 from labctl.clock import Deadline, wait_until
 from labctl.cluster.advert import WHOLE, key_of
 from labctl.cluster.knowledge import Told, Word
-from labctl.cluster.membership import ClusterView, MemberView
+from labctl.cluster.membership import ClusterView, MemberView, look
 from labctl.cluster.ownership import rule_for
 from labctl.errors import DeadlineExceeded, InputError, LabError
 from labctl.guest.agent import Guest
+from labctl.parallel import for_all
 from labctl.topology.spec import ClusterSpec, Filtering, MemberSpec, PortRule, RuleProtocol
 
 __all__ = [
     "Connections",
     "Control",
+    "Order",
     "check_rules_agree",
     "connections",
+    "drainstop",
+    "give",
     "ignores",
     "orders",
     "rules_named",
@@ -205,4 +210,67 @@ def wait_drained(
         wait_until(f"{what}: its connections end", probe, deadline, every_s=0.5, tell=tell)
     except DeadlineExceeded as late:
         noun = "connection" if left == 1 else "connections"
-        raise DeadlineExceeded(f"{what}: {left} {noun} left; it goes on draining", hint=late.hint) from late
+        raise DeadlineExceeded(
+            f"{what}: {left} {noun} left; it goes on draining",
+            hint=f"labctl cluster stop {what} ends them, labctl cluster start {what} takes it back",
+        ) from late
+
+
+# -- telling -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What members of a cluster are told.
+
+    Attributes:
+        nodes: which members.
+        rules: which port rules, of `Control.ENABLE`, `DISABLE` and `DRAIN`.
+    """
+
+    control: Control
+    nodes: tuple[str, ...]
+    rules: tuple[PortRule, ...] = ()
+
+
+def give(cluster: ClusterSpec, guests: Mapping[str, Callable[[], Guest]], order: Order) -> dict[str, str]:
+    """Tell members what to do; returns the nodes that ignore it, and why.
+
+    Raises:
+        LabError: they were to start, and their rules differ.
+        LabError, ExceptionGroup: a member could not be told.
+    """
+    view = look(cluster, guests)
+    if order.control is Control.START:
+        check_rules_agree(view)
+    ignored = {node: why for node in order.nodes if (why := ignores(view.member(node), order.control))}
+    members = {m.node: m for m in cluster.members}
+
+    def tell(node: str) -> None:
+        script = orders(cluster, members[node], order.control, now_s=time.time(), rules=order.rules)
+        guests[node]().succeed(["/usr/sbin/nft", "--file", "-"], stdin=script.encode(), within_s=20.0)
+
+    for_all(tell, [node for node in order.nodes if node not in ignored])
+    return ignored
+
+
+def drainstop(
+    cluster: ClusterSpec,
+    guests: Mapping[str, Callable[[], Guest]],
+    nodes: tuple[str, ...],
+    deadline: Deadline,
+    tell: Callable[[str], None] = lambda _said: None,
+) -> dict[str, str]:
+    """Drain members, wait until their connections have ended, and stop them; returns who ignores it, and why.
+
+    Raises:
+        DeadlineExceeded, ExceptionGroup: how many connections are left on a member, which goes on draining.
+    """
+    ignored = give(cluster, guests, Order(Control.DRAIN_ALL, nodes))
+
+    def drained(node: str) -> None:
+        wait_drained(lambda: connections(guests[node](), cluster), node, deadline, tell)
+        give(cluster, guests, Order(Control.STOP, (node,)))
+
+    for_all(drained, [node for node in nodes if node not in ignored])
+    return ignored

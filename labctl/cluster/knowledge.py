@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from labctl.cluster.advert import WHOLE
+from labctl.cluster.advert import WHOLE, rule_name
+from labctl.topology.spec import PortRule
 
 __all__ = ["REMEMBERED_S", "Knowledge", "Told", "Word", "read_knowledge"]
 
@@ -67,6 +68,10 @@ class Knowledge:
     told: Mapping[int, Told] = field(default_factory=dict)
     held: Mapping[str, frozenset[int]] = field(default_factory=dict)
     digest: int | None = None
+
+    def held_of(self, rule: PortRule) -> frozenset[int]:
+        """The host IDs that don't serve that rule."""
+        return self.held.get(rule_name(rule), frozenset())
 
     @property
     def whole(self) -> Told | None:

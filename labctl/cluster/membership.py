@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from labctl.clock import Deadline, wait_until
+from labctl.cluster.advert import key_of
 from labctl.cluster.knowledge import Knowledge, Word, read_knowledge
 from labctl.cluster.ownership import buckets_owned, preferences_of_rule
-from labctl.cluster.render import member_files, rule_name
+from labctl.cluster.render import member_files
 from labctl.errors import CommandFailed, LabError
 from labctl.guest.agent import Guest
 from labctl.parallel import for_all
@@ -95,8 +96,16 @@ class ClusterView:
 
     @property
     def settled(self) -> bool:
-        """Whether all that can be asked agree on who serves, and it is just those who should."""
-        return all(m.alive == self.serving for m in self.members if m.knows)
+        """Whether all that can be asked agree on who serves what, and it is just those who should."""
+        return all(m.alive == self.serving and self._knows_who_holds(m.knows) for m in self.members if m.knows)
+
+    def _knows_who_holds(self, knows: Knowledge) -> bool:
+        return all(knows.held_of(rule) & self.serving == self._holding(rule) for rule in self.cluster.port_rules)
+
+    def _holding(self, rule: PortRule) -> frozenset[int]:
+        """The serving members that were told not to serve that rule."""
+        told = {m.priority for m in self.members if m.knows and key_of(rule) in m.knows.told}
+        return self.serving & told
 
     @property
     def converged(self) -> bool:
@@ -122,7 +131,7 @@ class ClusterView:
 
     def serves(self, rule: PortRule | None) -> frozenset[int]:
         """The host IDs that serve a rule, or what no rule covers, as far as they can be asked."""
-        held = {h for m in self.members if m.knows and rule for h in m.knows.held.get(rule_name(rule), ())}
+        held = {host for m in self.members if m.knows and rule for host in m.knows.held_of(rule)}
         return self.serving - held
 
     def member(self, node: str) -> MemberView:

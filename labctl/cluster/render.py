@@ -17,13 +17,14 @@ from labctl.cluster.advert import (
     STATE_AT,
     Says,
     key_of,
+    rule_name,
     rules_digest,
 )
 from labctl.cluster.ownership import SEED, Preference, default_host, preferences_of_rule
 from labctl.render.templates import render_text
+from labctl.topology.mac import cluster_mac as mac_of
 from labctl.topology.spec import (
     Affinity,
-    ClusterMode,
     ClusterSpec,
     Filtering,
     LabSpec,
@@ -34,7 +35,7 @@ from labctl.topology.spec import (
     digest_of,
 )
 
-__all__ = ["cluster_digest", "cluster_mac", "member_files", "rule_name"]
+__all__ = ["cluster_digest", "cluster_mac", "member_files"]
 
 _FILES = Path(__file__).parent / "files"
 FIRST_TABLE = 100  # of the routing tables for answers, one per cluster
@@ -68,14 +69,7 @@ def cluster_digest(lab: LabSpec, node: NodeSpec) -> str:
 
 def cluster_mac(cluster: ClusterSpec) -> str:
     """The MAC that clients see: NLB's 02-bf-IP, 03-bf-IP or, with IGMP, 01-00-5e-7f and the last two octets."""
-    a, b, c, d = cluster.address.ip.packed
-    match cluster.mode:
-        case ClusterMode.UNICAST:
-            return f"02:bf:{a:02x}:{b:02x}:{c:02x}:{d:02x}"
-        case ClusterMode.MULTICAST:
-            return f"03:bf:{a:02x}:{b:02x}:{c:02x}:{d:02x}"
-        case ClusterMode.IGMP:
-            return f"01:00:5e:7f:{c:02x}:{d:02x}"
+    return mac_of(cluster.mode, cluster.address.ip)
 
 
 def member_files(lab: LabSpec, node: NodeSpec) -> dict[str, tuple[str, int]]:
@@ -120,11 +114,6 @@ def _context(lab: LabSpec, cluster: ClusterSpec, me: MemberSpec, number: int) ->
 
 def _address(lab: LabSpec, member: MemberSpec) -> IPv4Address:
     return lab.node(member.node).nic(member.nic).address.ip
-
-
-def rule_name(rule: PortRule) -> str:
-    """Names a rule's chain and its set: `443_tcp`."""
-    return f"{rule.first_port}_{rule.protocol}"
 
 
 def _chain(cluster: ClusterSpec, number: int, rule: PortRule) -> _RuleChain:

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 from labctl.topology.model import Topology
 from labctl.topology.spec import ClusterMode
 
-__all__ = ["HASHED", "cluster_mac", "nic_macs"]
+__all__ = ["HASHED", "cluster_mac", "member_mac", "nic_macs"]
 
 
 HASHED = "52:54:00:"
@@ -44,9 +44,14 @@ def cluster_mac(mode: ClusterMode, address: IPv4Address) -> str:
             return _colons(bytes([0x01, 0x00, 0x5E, 0x7F]) + octets[2:])
 
 
+def member_mac(host: int, address: IPv4Address) -> str:
+    """The MAC that a member of a unicast cluster sends from: NLB's 02-<host ID>-<ip>."""
+    return _colons(bytes([0x02, host]) + address.packed)
+
+
 def _unicast_members(topology: Topology) -> dict[tuple[str, str], str]:
     return {
-        (member.node, member.nic): _colons(bytes([0x02, member.priority]) + cluster.address.packed)
+        (member.node, member.nic): member_mac(member.priority, cluster.address)
         for cluster in topology.clusters.values()
         if cluster.mode is ClusterMode.UNICAST
         for member in cluster.members

@@ -136,12 +136,11 @@ def test_a_member_is_out_once_it_was_silent_for_as_long_as_the_heartbeat_says() 
     quick = replace(cluster(WEB, members=THREE), heartbeat=Heartbeat(100, 5))
     made = Cluster(lab(quick))
     try:
-        beats_s = [time.monotonic()]
         made.beat()
+        silent_s = time.monotonic()
         while alive(made) != all_see():
-            beats_s.append(time.monotonic())
-            assert beats_s[-1] - beats_s[0] < 30
-        assert beats_s[-1] - beats_s[0] > 0.5
+            assert time.monotonic() - silent_s < 30
+        assert time.monotonic() - silent_s > 0.48  # a timer's tick less than 100 ms x 5
     finally:
         made.close()
 

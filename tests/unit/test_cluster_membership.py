@@ -225,8 +225,10 @@ def test_a_member_that_is_off_is_unreachable_and_the_others_have_converged(membe
 
 
 def test_a_rule_that_a_member_does_not_serve_belongs_to_the_others(members: Members) -> None:
-    for name in ("m1", "m2", "m3"):
-        members.inside[name].sees(1, 2, 3, held_443_tcp="0x00000003 timeout 2s500ms expires 2s")
+    held = {"held_443_tcp": "0x00000003 timeout 2s500ms expires 2s"}
+    for name in ("m1", "m2"):
+        members.inside[name].sees(1, 2, 3, **held)
+    members.inside["m3"].sees(1, 2, 3, **held, disabled='0x000601bb comment "disabled 1800000000"')
     assert members.look().owned == {"443/tcp": {"m1": 30, "m2": 30}}
 
 

@@ -1,0 +1,329 @@
+"""NLB's controls of a cluster: query, display, params, start, stop, drainstop, suspend, resume, enable, …"""
+
+from __future__ import annotations
+
+import json
+import re
+from ipaddress import AddressValueError, IPv4Address
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from labctl.cli.app import DEFAULT_CONNECT, ConnectOption, JsonOption, LabOption, app, existing_lab
+from labctl.cli.cluster_tables import (
+    Picture,
+    owner_json,
+    owner_line,
+    params_json,
+    picture_json,
+    show_knowledge,
+    show_params,
+    show_picture,
+)
+from labctl.clock import Deadline
+from labctl.cluster.control import Connections, Control, Order, connections, drainstop, give, rules_named
+from labctl.cluster.membership import wait_settled
+from labctl.cluster.ownership import rule_for
+from labctl.console import RESULTS, SAYS
+from labctl.errors import GuestError, InputError, LabError
+from labctl.lab import Lab
+from labctl.parallel import for_all
+from labctl.topology.mac import cluster_mac, member_mac
+from labctl.topology.spec import Affinity, ClusterMode, ClusterSpec, RuleProtocol
+
+__all__ = ["cluster"]
+
+SETTLES_WITHIN_S = 20.0  # beside the heartbeat's bound; emulated guests answer slowly
+
+cluster = typer.Typer(
+    no_args_is_help=True,
+    help="A cluster's members and port rules, as NLB's `nlb` command controls them: out of band, in a moment.",
+)
+app.add_typer(cluster, name="cluster", rich_help_panel="Clusters")
+
+ClusterOption = Annotated[
+    str | None, typer.Option("--cluster", "-C", metavar="NAME", help="Which cluster; the only one by default.")
+]
+MembersArgument = Annotated[list[str] | None, typer.Argument(metavar="[MEMBER]…", help="All members by default.")]
+PortArgument = Annotated[str, typer.Argument(metavar="PORT", help="443, 443/tcp, 1000-1999/both, or all.")]
+
+
+# -- showing -----------------------------------------------------------------------------------------------------------
+
+
+@cluster.command()
+def query(
+    lab: LabOption = None,
+    name: ClusterOption = None,
+    as_json: JsonOption = False,
+    connect: ConnectOption = DEFAULT_CONNECT,
+) -> None:
+    """Each member's state and since when, whom it sees, the buckets it owns, its open connections."""
+    with existing_lab(lab, connect) as the_lab:
+        picture = _picture(the_lab, the_lab.cluster(name))
+    if as_json:
+        RESULTS.print_json(json.dumps(picture_json(picture)))
+    else:
+        show_picture(picture)
+
+
+@cluster.command()
+def params(
+    lab: LabOption = None,
+    name: ClusterOption = None,
+    as_json: JsonOption = False,
+    connect: ConnectOption = DEFAULT_CONNECT,
+) -> None:
+    """What the topology says: addresses, MACs, heartbeat, members, port rules."""
+    with existing_lab(lab, connect) as the_lab:
+        spec = the_lab.cluster(name)
+    if as_json:
+        RESULTS.print_json(json.dumps(params_json(the_lab.spec, spec)))
+    else:
+        show_params(the_lab.spec, spec)
+
+
+@cluster.command()
+def display(
+    lab: LabOption = None,
+    name: ClusterOption = None,
+    as_json: JsonOption = False,
+    connect: ConnectOption = DEFAULT_CONNECT,
+) -> None:
+    """All there is to see: `params`, `query`, and what each member knows of the others."""
+    with existing_lab(lab, connect) as the_lab:
+        spec = the_lab.cluster(name)
+        picture = _picture(the_lab, spec)
+    if as_json:
+        shown = {"params": params_json(the_lab.spec, spec), "query": picture_json(picture, knowledge=True)}
+        RESULTS.print_json(json.dumps(shown))
+        return
+    show_params(the_lab.spec, spec)
+    RESULTS.print()
+    show_picture(picture)
+    RESULTS.print()
+    show_knowledge(picture)
+
+
+def _picture(lab: Lab, spec: ClusterSpec) -> Picture:
+    """What the members see, and their connections; a member that can't be asked for those has none to show."""
+    view, found = lab.look(spec), dict[str, Connections]()
+
+    def count(node: str) -> None:
+        try:
+            found[node] = connections(lab.guest(node), spec)
+        except LabError as gone:
+            SAYS.print(f"connections of {node} are not known: {str(gone).splitlines()[0]}", markup=False)
+
+    for_all(count, [m.node for m in view.members if m.knows])
+    return Picture(view, found)
+
+
+# -- telling -----------------------------------------------------------------------------------------------------------
+
+
+@cluster.command()
+def start(
+    members: MembersArgument = None,
+    lab: LabOption = None,
+    name: ClusterOption = None,
+    connect: ConnectOption = DEFAULT_CONNECT,
+) -> None:
+    """Serve (again). Refused while members' rules differ."""
+    _tell(Control.START, members, lab, name, connect)
+
+
+@cluster.command()
+def stop(
+    members: MembersArgument = None,
+    lab: LabOption = None,
+    name: ClusterOption = None,
+    connect: ConnectOption = DEFAULT_CONNECT,
+) -> None:
+    """Serve no more, at once; open connections are lost."""
+    _tell(Control.STOP, members, lab, name, connect)
+
+
+@cluster.command("drainstop")
+def drainstop_(
+    members: MembersArgument = None,
+    lab: LabOption = None,
+    name: ClusterOption = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", help="Wait so long for them to end.")
+    ] = 60.0,
+    connect: ConnectOption = DEFAULT_CONNECT,
+) -> None:
+    """Take no new connections, wait until the open ones have ended, then stop.
+
+    Those that are left after the timeout are counted, and the member goes on draining: exit code 4.
+    """
+    with existing_lab(lab, connect) as the_lab:
+        spec = the_lab.cluster(name)
+        nodes, deadline = _nodes(spec, members), Deadline.within(timeout, the_lab.clock)
+        ignored = drainstop(spec, the_lab.members(spec), nodes, deadline, lambda said: SAYS.print(said, markup=False))
+        _settle(the_lab, spec, ignored)
+
+
+@cluster.command()
+def suspend(
+    members: MembersArgument = None,
+    lab: LabOption = None,
+    name: ClusterOption = None,
+    connect: ConnectOption = DEFAULT_CONNECT,
+) -> None:
+    """Stop, and ignore all but `resume` from now on."""
+    _tell(Control.SUSPEND, members, lab, name, connect)
+
+
+@cluster.command()
+def resume(
+    members: MembersArgument = None,
+    lab: LabOption = None,
+    name: ClusterOption = None,
+    connect: ConnectOption = DEFAULT_CONNECT,
+) -> None:
+    """Listen to commands again; a `start` makes it serve."""
+    _tell(Control.RESUME, members, lab, name, connect)
+
+
+@cluster.command()
+def enable(
+    port: PortArgument,
+    members: MembersArgument = None,
+    lab: LabOption = None,
+    name: ClusterOption = None,
+    connect: ConnectOption = DEFAULT_CONNECT,
+) -> None:
+    """Serve a port rule (again)."""
+    _tell(Control.ENABLE, members, lab, name, connect, port)
+
+
+@cluster.command()
+def disable(
+    port: PortArgument,
+    members: MembersArgument = None,
+    lab: LabOption = None,
+    name: ClusterOption = None,
+    connect: ConnectOption = DEFAULT_CONNECT,
+) -> None:
+    """Serve a port rule no more, at once; its open connections are lost."""
+    _tell(Control.DISABLE, members, lab, name, connect, port)
+
+
+@cluster.command()
+def drain(
+    port: PortArgument,
+    members: MembersArgument = None,
+    lab: LabOption = None,
+    name: ClusterOption = None,
+    connect: ConnectOption = DEFAULT_CONNECT,
+) -> None:
+    """Take no new connections of a port rule; those that are open go on."""
+    _tell(Control.DRAIN, members, lab, name, connect, port)
+
+
+def _tell(
+    control: Control,
+    members: list[str] | None,
+    lab: str | None,
+    name: str | None,
+    connect: str,
+    port: str | None = None,
+) -> None:
+    with existing_lab(lab, connect) as the_lab:
+        spec = the_lab.cluster(name)
+        order = Order(control, _nodes(spec, members), () if port is None else rules_named(spec, port))
+        _settle(the_lab, spec, give(spec, the_lab.members(spec), order))
+
+
+def _nodes(spec: ClusterSpec, members: list[str] | None) -> tuple[str, ...]:
+    known = tuple(m.node for m in spec.members)
+    strangers = [node for node in members or () if node not in known]
+    if strangers:
+        raise InputError(
+            f"cluster {spec.name} has no member {', '.join(strangers)}", hint=f"its members: {', '.join(known)}"
+        )
+    return tuple(members) if members else known
+
+
+def _settle(lab: Lab, spec: ClusterSpec, ignored: dict[str, str]) -> None:
+    """Show what has become of it once the members agree.
+
+    Raises:
+        GuestError: members that ignored what they were told.
+    """
+    deadline = Deadline.within(spec.heartbeat.down_after_s + SETTLES_WITHIN_S, lab.clock)
+    wait_settled(spec, lab.members(spec), deadline)
+    show_picture(_picture(lab, spec))
+    if ignored:
+        raise GuestError("; ".join(f"{node}: {why}" for node, why in ignored.items()))
+
+
+# -- looking up --------------------------------------------------------------------------------------------------------
+
+
+@cluster.command()
+def ip2mac(address: Annotated[str, typer.Argument(metavar="ADDRESS")]) -> None:
+    """The MACs that a virtual address has, by mode, and those that its members send from in unicast mode."""
+    try:
+        ip = IPv4Address(address)
+    except AddressValueError:
+        raise InputError(f"{address} is not an IPv4 address; expected one like 10.77.0.20") from None
+    for mode in ClusterMode:
+        RESULTS.print(f"{mode.value:<10} {cluster_mac(mode, ip)}")
+    RESULTS.print(f"{'members':<10} {member_mac(1, ip)} to {member_mac(32, ip)}, by host ID")
+
+
+@cluster.command()
+def owner(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE[:PORT]", help="The client; with affinity none also its port.")
+    ],
+    to: Annotated[str, typer.Option("--to", metavar="PORT", help="Of the virtual address: 443, 53/udp.")],
+    lab: LabOption = None,
+    name: ClusterOption = None,
+    as_json: JsonOption = False,
+    connect: ConnectOption = DEFAULT_CONNECT,
+) -> None:
+    """Which member answers a client's new connection now, and who would after it."""
+    address, own = _client(source)
+    port, protocol = _target(to)
+    with existing_lab(lab, connect) as the_lab:
+        spec = the_lab.cluster(name)
+        rule = rule_for(spec, port, protocol)
+        if rule and rule.affinity is Affinity.NONE and own is None:
+            raise InputError(
+                f"{rule.title} has affinity none: the client's port decides, too", hint=f"{address}:40000, for example"
+            )
+        view = the_lab.look(spec)
+    if view.agreed is None:
+        raise GuestError(f"cluster {spec.name} has not converged: {view}", hint="labctl cluster query")
+    client = (address, own or 0)
+    if as_json:
+        RESULTS.print_json(json.dumps(owner_json(view, rule, client)))
+    else:
+        RESULTS.print(escape(owner_line(view, rule, client)))
+
+
+def _client(text: str) -> tuple[IPv4Address, int | None]:
+    address, colon, port = text.partition(":")
+    try:
+        source = IPv4Address(address)
+    except AddressValueError:
+        raise InputError(f"{text}: {address} is not an IPv4 address; expected 10.77.1.7 or 10.77.1.7:40000") from None
+    return source, _port(port) if colon else None
+
+
+def _target(text: str) -> tuple[int, RuleProtocol]:
+    port, slash, protocol = text.partition("/")
+    if slash and protocol not in {"tcp", "udp"}:
+        raise InputError(f"--to {text}: {protocol} is not one of tcp, udp")
+    return _port(port), RuleProtocol(protocol or "tcp")
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch(r"\d{1,5}", text) or int(text) > 65535:
+        raise InputError(f"{text} is not a port; expected 0 to 65535")
+    return int(text)
