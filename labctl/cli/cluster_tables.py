@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -90,8 +90,10 @@ def _row(picture: Picture, member: MemberView) -> tuple[str, ...]:
 
 
 def _told(view: ClusterView, member: MemberView) -> Iterable[tuple[str, str]]:
-    """The rules that a member was told to disable or drain."""
+    """The rules that a member was told to disable or drain, and those that it can't serve."""
     for rule in view.cluster.port_rules:
+        if member.fails(rule):
+            yield rule.title, "failing"
         if member.knows and (told := member.knows.told.get(key_of(rule))):
             yield rule.title, told.word
 
@@ -229,6 +231,7 @@ def _rule_json(rule: PortRule) -> dict[str, Any]:
         "affinity": rule.affinity if multiple else None,
         "weights": dict(rule.weights),
         "handling": list(rule.handling),
+        "health": asdict(rule.health) if rule.health else None,
     }
 
 

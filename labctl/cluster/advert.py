@@ -4,7 +4,7 @@ VRRPv3 (RFC 9568) has 8 bytes of header, then the addresses of the virtual route
 room for what the members have to know of each other; nobody in user space is asked. Byte offsets into the message:
 
      1     the virtual router: the sender's host ID
-     2     priority; 0 when keepalived ends
+     2     priority; 0 when keepalived ends, else one bit per health check, from the right: 1 as long as it is good
      8-11  digest of the sender's rules
     12-15  one bit per host ID, from the left: members that have just come back
     16     the sender as a whole: serves, stopped or draining
@@ -23,12 +23,14 @@ from labctl.topology.spec import ClusterSpec, LabSpec, PortRule, RuleProtocol, d
 __all__ = [
     "ADDRESSES",
     "DIGEST_AT",
+    "PRIORITY",
     "PRIORITY_AT",
     "RETURNED_AT",
     "RULES_AT",
     "STATE_AT",
     "WHOLE",
     "Says",
+    "health_bits",
     "key_of",
     "rule_name",
     "rules_digest",
@@ -37,6 +39,7 @@ __all__ = [
 PRIORITY_AT, DIGEST_AT, RETURNED_AT, STATE_AT, RULES_AT = 2, 8, 12, 16, 17
 ADDRESSES = (RULES_AT + MOST_RULES + 3 - DIGEST_AT) // 4  # as many as the bytes above take
 
+PRIORITY = 128  # of a heartbeat whose checks are all bad
 WHOLE = 0  # the key of a member as a whole, among those of its rules
 
 _PROTOCOLS = {RuleProtocol.TCP: 6, RuleProtocol.UDP: 17, RuleProtocol.BOTH: 255}
@@ -58,6 +61,12 @@ def key_of(rule: PortRule) -> int:
 def rule_name(rule: PortRule) -> str:
     """Names a rule's chain and its set: `443_tcp`."""
     return f"{rule.first_port}_{rule.protocol}"
+
+
+def health_bits(cluster: ClusterSpec) -> dict[PortRule, int]:
+    """What each good health check adds to a heartbeat's priority, by rule."""
+    checked = [rule for rule in cluster.port_rules if rule.health]
+    return {rule: 1 << number for number, rule in enumerate(checked)}
 
 
 def rules_digest(lab: LabSpec, cluster: ClusterSpec) -> int:

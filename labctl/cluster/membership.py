@@ -66,6 +66,12 @@ class MemberView:
         """Whether it can be asked, and serves or is about to."""
         return self.knows is not None and self.knows.whole is None and not self.kept_out
 
+    def fails(self, rule: PortRule) -> bool:
+        """Whether its health check says that it can't serve that rule."""
+        if self.knows is None or rule.health is None or key_of(rule) in self.knows.told:
+            return False
+        return self.priority in self.knows.held_of(rule)
+
     @property
     def kept_out(self) -> bool:
         """Whether it holds back because another member serves by other rules."""
@@ -103,9 +109,9 @@ class ClusterView:
         return all(knows.held_of(rule) & self.serving == self._holding(rule) for rule in self.cluster.port_rules)
 
     def _holding(self, rule: PortRule) -> frozenset[int]:
-        """The serving members that were told not to serve that rule."""
+        """The serving members that were told not to serve that rule, or can't."""
         told = {m.priority for m in self.members if m.knows and key_of(rule) in m.knows.told}
-        return self.serving & told
+        return self.serving & (told | {m.priority for m in self.members if m.fails(rule)})
 
     @property
     def converged(self) -> bool:

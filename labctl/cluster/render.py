@@ -11,11 +11,13 @@ from typing import Any
 from labctl.cluster.advert import (
     ADDRESSES,
     DIGEST_AT,
+    PRIORITY,
     PRIORITY_AT,
     RETURNED_AT,
     RULES_AT,
     STATE_AT,
     Says,
+    health_bits,
     key_of,
     rule_name,
     rules_digest,
@@ -51,6 +53,7 @@ class _RuleChain:
         match: empty for what no rule covers.
         key: in the sets `disabled` and `draining`.
         at: bit offset of what an advert says of it.
+        health: bit offset of its check in an advert; 0 when it has none.
     """
 
     name: str
@@ -59,6 +62,7 @@ class _RuleChain:
     lines: tuple[str, ...]
     key: str = ""
     at: int = 0
+    health: int = 0
 
 
 def cluster_digest(lab: LabSpec, node: NodeSpec) -> str:
@@ -77,13 +81,43 @@ def member_files(lab: LabSpec, node: NodeSpec) -> dict[str, tuple[str, int]]:
     memberships = [(c, _member(c, node)) for c in lab.clusters_of(node.name)]
     if not memberships:
         return {}
-    heartbeat = _render("keepalived.conf.j2", node=node, memberships=memberships, addresses=ADDRESSES)
+    checks = {cluster.name: _checks(cluster) for cluster, _me in memberships}
+    heartbeat = _render(
+        "keepalived.conf.j2", node=node, memberships=memberships, addresses=ADDRESSES, checks=checks, checked=PRIORITY
+    )
     files = {"/etc/keepalived/keepalived.conf": (heartbeat, 0o644)}
+    for check in (c for of_one in checks.values() for c in of_one):
+        files[check.path] = (f"#!/bin/sh\n# Whether this member can serve {check.rule}.\n{check.command}\n", 0o755)
     for number, (cluster, me) in enumerate(memberships):
         context = _context(lab, cluster, me, number)
         files[f"/etc/labctl/cluster/{cluster.name}.nft"] = (_render("filter.nft.j2", **context), 0o644)
         files[f"/etc/labctl/boot.d/20-cluster-{cluster.name}"] = (_render("boot.sh.j2", **context), 0o755)
     return files
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """A health check as keepalived runs it; `weight` is what it adds to the priority while it is good."""
+
+    name: str
+    path: str
+    rule: str
+    command: str
+    interval_s: int
+    rise: int
+    fall: int
+    weight: int
+
+
+def _checks(cluster: ClusterSpec) -> list[_Check]:
+    found = []
+    for rule, weight in health_bits(cluster).items():
+        if health := rule.health:
+            name = f"{cluster.name}_{rule_name(rule)}"
+            path = f"/etc/labctl/cluster/{cluster.name}.{rule_name(rule)}.check"
+            given = (health.command, health.interval_s, health.rise, health.fall)
+            found.append(_Check(name, path, rule.title, *given, weight))
+    return found
 
 
 def _member(cluster: ClusterSpec, node: NodeSpec) -> MemberSpec:
@@ -126,7 +160,9 @@ def _chain(cluster: ClusterSpec, number: int, rule: PortRule) -> _RuleChain:
     else:
         title += f", affinity {rule.affinity}"
         lines = _hashed(lists, rule.affinity, name)
-    return _RuleChain(name, title, _match(rule), lines, f"{key_of(rule):#x}", (RULES_AT + number) * 8)
+    bit = health_bits(cluster).get(rule)
+    health = (PRIORITY_AT + 1) * 8 - bit.bit_length() if bit else 0
+    return _RuleChain(name, title, _match(rule), lines, f"{key_of(rule):#x}", (RULES_AT + number) * 8, health)
 
 
 def _match(rule: PortRule) -> str:

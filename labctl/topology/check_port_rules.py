@@ -8,9 +8,17 @@ from labctl.topology.finding import Finding, KeyPath
 from labctl.topology.model import PortRange, Rule, Topology
 from labctl.topology.spec import Filtering, RuleProtocol
 
-__all__ = ["MOST_RULES", "check_overlaps", "check_rule_count", "check_rule_members", "check_rule_options"]
+__all__ = [
+    "MOST_CHECKS",
+    "MOST_RULES",
+    "check_overlaps",
+    "check_rule_count",
+    "check_rule_members",
+    "check_rule_options",
+]
 
 MOST_RULES = 32  # as many as NLB has
+MOST_CHECKS = 6  # bits of a heartbeat's priority that are free for them
 
 
 def _rules(topology: Topology) -> Iterator[tuple[KeyPath, Rule, tuple[str, ...]]]:
@@ -22,11 +30,15 @@ def _rules(topology: Topology) -> Iterator[tuple[KeyPath, Rule, tuple[str, ...]]
 
 
 def check_rule_count(topology: Topology) -> Iterator[Finding]:
-    """A cluster has 32 port rules at most, where each range of a list is one."""
+    """A cluster has 32 port rules and 6 health checks at most, where each range of a list is one."""
     for name, cluster in topology.clusters.items():
         count = sum(len(rule.ports) for rule in cluster.port_rules)
         if count > MOST_RULES:
             says = f"has {count} rules, one for each range of ports; expected {MOST_RULES} at most, as in NLB"
+            yield Finding(("clusters", name, "port_rules"), says)
+        checks = sum(len(rule.ports) for rule in cluster.port_rules if rule.health)
+        if checks > MOST_CHECKS:
+            says = f"has {checks} health checks, one for each range of ports; expected {MOST_CHECKS} at most"
             yield Finding(("clusters", name, "port_rules"), says)
 
 
@@ -42,6 +54,9 @@ def check_rule_options(topology: Topology) -> Iterator[Finding]:
             if value is not None and rule.filtering is not wanted:
                 says = f"means nothing with filtering {rule.filtering}; expected filtering {wanted}, or no {key}"
                 yield Finding((*path, key), says, needs=((*path, "filtering"),), at_key=True)
+        if rule.health and rule.filtering is Filtering.DISABLED:
+            says = "means nothing with filtering disabled; expected filtering multiple or single-host, or no health"
+            yield Finding((*path, "health"), says, needs=((*path, "filtering"),), at_key=True)
 
 
 def check_rule_members(topology: Topology) -> Iterator[Finding]:

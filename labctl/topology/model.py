@@ -23,6 +23,7 @@ __all__ = [
     "LABEL",
     "AddressRange",
     "Cluster",
+    "Health",
     "HeartbeatProfile",
     "HeartbeatSettings",
     "Member",
@@ -276,6 +277,19 @@ class Member(_Strict):
     )
 
 
+class Health(_Strict):
+    """A check of the service behind a port rule; NLB has none."""
+
+    command: str = Field(
+        min_length=1, description="a shell command, run on each member; it can serve as long as this ends with 0"
+    )
+    interval_s: int = Field(
+        default=2, ge=1, le=3600, description="seconds between two checks, and how long one may take"
+    )
+    rise: int = Field(default=2, ge=1, le=100, description="so many good checks in a row bring a member back")
+    fall: int = Field(default=2, ge=1, le=100, description="so many bad checks in a row take a member out of the rule")
+
+
 class Rule(_Strict):
     """A port rule: who serves what comes to the virtual address on some ports."""
 
@@ -303,6 +317,11 @@ class Rule(_Strict):
         strict=False,
         description="every member, the one that serves first in front; left out, by priority; only with filtering "
         "single-host",
+    )
+    health: Health | None = Field(
+        default=None,
+        description="takes a member out of this rule while its service is dead though its host lives; left out, as NLB "
+        "does it, its clients fail",
     )
 
 

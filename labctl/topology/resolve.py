@@ -14,6 +14,7 @@ from labctl.topology.spec import (
     Affinity,
     ClusterSpec,
     Filtering,
+    HealthCheck,
     Heartbeat,
     LabSpec,
     MemberSpec,
@@ -118,7 +119,9 @@ def _port_rules(rule: Rule, by_priority: tuple[str, ...]) -> list[PortRule]:
     weights = tuple((member, rule.weights[member]) for member in by_priority) if rule.weights else ()
     handling = (rule.handling or by_priority) if rule.filtering is Filtering.SINGLE_HOST else ()
     affinity = rule.affinity or Affinity.SINGLE
+    given = rule.health
+    health = HealthCheck(given.command, given.interval_s, given.rise, given.fall) if given else None
     return [
-        PortRule(ports.first, ports.last, rule.protocol, rule.filtering, affinity, weights, handling)
+        PortRule(ports.first, ports.last, rule.protocol, rule.filtering, affinity, weights, handling, health)
         for ports in rule.ports
     ]

@@ -19,6 +19,7 @@ __all__ = [
     "ClusterMode",
     "ClusterSpec",
     "Filtering",
+    "HealthCheck",
     "Heartbeat",
     "LabSpec",
     "MemberSpec",
@@ -138,6 +139,21 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """What shows that a member can serve a port rule: a shell command that ends with 0.
+
+    Attributes:
+        interval_s: seconds between the starts of two checks, and how long one may take.
+        rise, fall: so many good ones in a row bring the member back, so many bad ones take it out.
+    """
+
+    command: str
+    interval_s: int
+    rise: int
+    fall: int
+
+
+@dataclass(frozen=True, slots=True)
 class PortRule:
     """What happens to traffic for the virtual address on a range of ports.
 
@@ -146,6 +162,7 @@ class PortRule:
         affinity: of Filtering.MULTIPLE only.
         weights: load weight by member (0 to 100), of Filtering.MULTIPLE only; empty means equal.
         handling: members by handling priority, first serves, of Filtering.SINGLE_HOST only.
+        health: None, as with NLB, trusts that a member whose host lives can serve.
     """
 
     first_port: int
@@ -155,6 +172,7 @@ class PortRule:
     affinity: Affinity = Affinity.SINGLE
     weights: tuple[tuple[str, int], ...] = ()
     handling: tuple[str, ...] = ()
+    health: HealthCheck | None = None
 
     @property
     def title(self) -> str:

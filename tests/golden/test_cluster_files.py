@@ -29,6 +29,7 @@ from labctl.topology.spec import (
     ClusterMode,
     ClusterSpec,
     Filtering,
+    HealthCheck,
     Heartbeat,
     LabSpec,
     MemberSpec,
@@ -115,6 +116,13 @@ CASES: dict[str, LabSpec] = {
         )
     ),
     "no-rules": lab(cluster()),
+    "health": lab(
+        cluster(
+            PortRule(25, 25, TCP, SINGLE_HOST, handling=("cas2", "cas1"), health=HealthCheck("pidof master", 5, 1, 3)),
+            PortRule(53, 53, UDP, MULTIPLE),
+            PortRule(443, 443, TCP, MULTIPLE, health=HealthCheck("curl -fsS -o /dev/null https://localhost/", 2, 2, 2)),
+        )
+    ),
     "two-clusters": lab(cluster(HTTPS), cluster(HTTPS, name="my-web", mode=ClusterMode.MULTICAST, number=30)),
 }
 
@@ -133,10 +141,11 @@ def test_every_folder_has_its_case() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_only_the_boot_step_is_a_program(name: str) -> None:
-    assert {path for path, (_text, mode) in _files(name).items() if mode & 0o111} == {
-        f"/etc/labctl/boot.d/20-cluster-{c.name}" for c in CASES[name].clusters
-    }
+def test_only_the_boot_step_and_health_checks_are_programs(name: str) -> None:
+    steps = {f"/etc/labctl/boot.d/20-cluster-{c.name}" for c in CASES[name].clusters}
+    checks = {path for path in _files(name) if path.endswith(".check")}
+    assert {path for path, (_text, mode) in _files(name).items() if mode & 0o111} == steps | checks
+    assert len(checks) == sum(bool(rule.health) for c in CASES[name].clusters for rule in c.port_rules)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -13,8 +13,9 @@ from test_cluster_files import MULTIPLE, TCP, UDP, cluster, lab
 from test_cluster_on_wire import THREE, clients
 from wire import Client, Cluster, Connection, Member
 
+from labctl.cluster.advert import PRIORITY
 from labctl.cluster.control import Control, orders
-from labctl.topology.spec import Affinity, Heartbeat, LabSpec, PortRule
+from labctl.topology.spec import Affinity, HealthCheck, Heartbeat, LabSpec, PortRule
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("nft"), reason="needs nft, and root for network namespaces"
@@ -230,6 +231,91 @@ def test_a_rule_that_everybody_has_disabled_is_served_by_nobody(made: Cluster) -
     for host in made.members:
         tell(made, host, Control.DISABLE, ASKED)
     assert set(map(tuple, made.owners(clients(50), 53).values())) == {()}
+
+
+# -- health ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checked() -> Iterator[Cluster]:
+    """Three members with two checked rules, all well, and one that is not checked."""
+    check = HealthCheck("true", 2, 2, 2)
+    found = Cluster(spec_of(replace(ASKED, health=check), replace(WEB, health=check), MAIL))
+    for member in found.members.values():
+        member.serve(UDP, 53)
+        member.serve(TCP, 80)
+        member.serve(TCP, 993)
+    beat_with(found, {1: 0b11, 2: 0b11, 3: 0b11})
+    yield found
+    found.close()
+
+
+def beat_with(made: Cluster, good: dict[int, int]) -> None:
+    """Two heartbeats of all, with those checks that are good, one bit each."""
+    for _ in range(2):
+        for host, bits in good.items():
+            made.deliver(host, made[host].beat(PRIORITY + bits))
+
+
+def test_a_member_whose_service_is_dead_loses_that_rules_buckets_alone_until_it_is_well_again(checked: Cluster) -> None:
+    before, mail = owners(checked), connect(checked, port=993)
+    beat_with(checked, {1: 0b10, 2: 0b11, 3: 0b11})
+    assert set(owners(checked).values()) == {2, 3}
+    assert {c.host for c in connect(checked)} == {1, 2, 3}
+    assert all(kept(mail))
+    beat_with(checked, {1: 0b01, 2: 0b11, 3: 0b11})
+    assert owners(checked) == before
+    assert {c.host for c in connect(checked, seed=5)} == {2, 3}
+    beat_with(checked, {1: 0b11, 2: 0b11, 3: 0b11})
+    assert {c.host for c in connect(checked, seed=9)} == {1, 2, 3}
+
+
+def test_connections_of_a_dead_service_are_reset_by_the_new_owners_and_all_others_live(checked: Cluster) -> None:
+    web = connect(checked)
+    beat_with(checked, {1: 0b01, 2: 0b11, 3: 0b11})
+    theirs = [c for c in web if c.host == 1]
+    for connection in theirs:
+        said = connection.says()
+        assert said.pop(1)  # should the service be well after all
+        assert list(said.values()) == [False]
+    assert len(theirs) > 5
+    assert all(kept([c for c in web if c.host != 1]))
+
+
+# -- as many as NLB takes ----------------------------------------------------------------------------------------------
+
+
+def test_32_members_converge_and_one_dies_one_drains_and_both_come_back() -> None:
+    everyone = set(range(1, 33))
+    many = cluster(ASKED, WEB, members=tuple(f"n{host:02d}" for host in range(1, 33)))
+    made = Cluster(lab(replace(many, heartbeat=PATIENT)))
+    try:
+        for member in made.members.values():
+            member.serve(UDP, 53)
+            member.serve(TCP, 80)
+        made.beat()
+        made.beat()
+        assert alive(made) == dict.fromkeys(everyone, everyone)
+        before, connections = owners(made), connect(made, 60)
+        assert set(before.values()) == everyone
+
+        made.dies(7)
+        after = owners(made)
+        assert {client for client in before if before[client] != after[client]} == {
+            client for client, host in before.items() if host == 7
+        }
+        assert all(kept([c for c in connections if c.host != 7]))
+
+        made.beat()
+        tell(made, 9, Control.DRAIN_ALL)
+        assert alive(made) == dict.fromkeys(everyone, everyone - {9})
+        assert all(kept([c for c in connections if c.host != 7]))
+
+        tell(made, 9, Control.START)
+        assert alive(made) == dict.fromkeys(everyone, everyone)
+        assert owners(made) == before
+    finally:
+        made.close()
 
 
 # -- rules are changed -------------------------------------------------------------------------------------------------

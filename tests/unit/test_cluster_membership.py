@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from lab_bench import HTTPS, Bench, cluster_spec, lab_spec, node_spec
@@ -15,7 +16,7 @@ from labctl.errors import CommandFailed, DeadlineExceeded
 from labctl.guest.agent import Guest
 from labctl.inventory import Mark
 from labctl.render.xml import DomainPlan, domain_xml
-from labctl.topology.spec import Accelerator, Filtering, PortRule, RuleProtocol
+from labctl.topology.spec import Accelerator, Filtering, HealthCheck, PortRule, RuleProtocol
 
 CLUSTER = cluster_spec("m1", "m2", "m3")
 LAB = lab_spec(*(node_spec(f"m{n}", n) for n in (1, 2, 3)), clusters=(CLUSTER,))
@@ -230,6 +231,23 @@ def test_a_rule_that_a_member_does_not_serve_belongs_to_the_others(members: Memb
         members.inside[name].sees(1, 2, 3, **held)
     members.inside["m3"].sees(1, 2, 3, **held, disabled='0x000601bb comment "disabled 1800000000"')
     assert members.look().owned == {"443/tcp": {"m1": 30, "m2": 30}}
+
+
+CHECKED = cluster_spec("m1", "m2", "m3", rules=(replace(HTTPS, health=HealthCheck("true", 2, 2, 2)),))
+
+
+def test_a_member_whose_check_fails_is_no_disagreement_and_owns_nothing_of_that_rule(members: Members) -> None:
+    for name in ("m1", "m2", "m3"):
+        members.inside[name].sees(1, 2, 3, held_443_tcp="0x00000002 timeout 2s500ms expires 2s")
+    view = look(CHECKED, members.guests)
+    assert view.converged
+    assert [m.fails(CHECKED.port_rules[0]) for m in view.members] == [False, True, False]
+    assert view.owned == {"443/tcp": {"m1": 30, "m3": 30}}
+
+
+def test_a_member_whose_check_fails_is_not_settled_until_all_know(members: Members) -> None:
+    members.inside["m2"].sees(1, 2, 3, held_443_tcp="0x00000002 timeout 2s500ms expires 2s")
+    assert not look(CHECKED, members.guests).settled
 
 
 def test_a_member_knows_since_when_it_has_been_in_its_state(members: Members) -> None:
