@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from labctl.cli.app import DEFAULT_CONNECT, Accel, AccelOption, ConnectOption, JsonOption, LabOption, app, existing_lab
 from labctl.cli.progress import reporting
-from labctl.cluster.membership import ClusterView
+from labctl.cluster.membership import ClusterView, MemberState
 from labctl.console import RESULTS, SAYS
 from labctl.console import table as make_table
 from labctl.errors import InputError
@@ -199,11 +199,10 @@ def _show_cluster(view: ClusterView) -> None:
     names = {m.priority: m.node for m in cluster.members}
     table = make_table("member", "host ID", "sees", "buckets")
     for member in view.members:
-        sees = (
-            ", ".join(names[p] for p in sorted(member.alive))
-            if member.alive is not None
-            else f"[red]{escape(member.why)}[/]"
-        )
+        if view.state_of(member) in {MemberState.CONVERGED, MemberState.CONVERGING}:
+            sees = ", ".join(names[p] for p in sorted(member.alive or ()) if p in names)
+        else:
+            sees = f"[red]{escape(view.why(member) or view.state_of(member))}[/]"
         owns = ", ".join(f"{rule}: {shares.get(member.node, 0)}" for rule, shares in view.owned.items())
         table.add_row(member.node, str(member.priority), sees or "nobody", owns or "-")
     RESULTS.print(table)

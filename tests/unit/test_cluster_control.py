@@ -78,6 +78,11 @@ def test_a_stopped_member_is_out_until_it_is_started(filters: Filters, run: Labc
     assert states(run) == SERVES
 
 
+def test_status_shows_who_is_stopped(filters: Filters, run: Labctl) -> None:
+    run("cluster", "stop", "m1")
+    assert re.search(r"^m1 +1 +stopped +80/tcp: 0 *$", run("status").out, re.MULTILINE)
+
+
 def test_without_a_name_all_members_are_meant(filters: Filters, run: Labctl) -> None:
     ran = run("cluster", "stop")
     assert ran.code == 0
