@@ -18,7 +18,7 @@ from test_cluster_files import BOTH, DISABLED, MULTIPLE, SINGLE_HOST, UDP, clust
 from wire import Client, Cluster
 
 from labctl.cluster.ownership import owner_of, rule_for
-from labctl.topology.spec import Affinity, LabSpec, PortRule
+from labctl.topology.spec import Affinity, ClusterMode, LabSpec, PortRule
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("nft"), reason="needs nft, and root for network namespaces"
@@ -103,3 +103,44 @@ def test_every_datagram_is_dropped_by_all_members_but_one(three: Cluster) -> Non
     three.owners(clients(600), 2000)
     dropped = [sum(m.counted("decide")[:1]) - before[host] for host, m in three.members.items()]
     assert sum(dropped) == 2 * 600
+
+
+# -- modes -------------------------------------------------------------------------------------------------------------
+
+MACS = {
+    ClusterMode.UNICAST: "02:bf:0a:4d:09:14",
+    ClusterMode.MULTICAST: "03:bf:0a:4d:09:14",
+    ClusterMode.IGMP: "01:00:5e:7f:09:14",
+}
+
+
+@pytest.fixture(params=MACS)
+def in_mode(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Two members in each mode."""
+    made = Cluster(lab(cluster(UDP_RULES[0], mode=request.param)))
+    for member in made.members.values():
+        member.serve(UDP, 1500)
+        member.takes_for_alive(1, 2)
+    yield made
+    made.close()
+
+
+def test_in_every_mode_frames_for_the_cluster_mac_reach_all_and_one_accepts(in_mode: Cluster) -> None:
+    found = in_mode.owners(clients(600), 1500)
+    assert {len(who) for who in found.values()} == {1}
+    assert {host for (host,) in found.values()} == {1, 2}
+
+
+def test_in_every_mode_arp_answers_carry_the_cluster_mac_and_come_from_the_members_own(in_mode: Cluster) -> None:
+    for member in in_mode.members.values():
+        answer = member.asked_for(str(member.cluster.address.ip))
+        assert answer is not None
+        assert answer[22:28].hex(":") == MACS[member.cluster.mode]
+        assert answer[6:12].hex(":") not in MACS.values()
+
+
+def test_in_every_mode_a_members_own_address_has_its_own_mac(in_mode: Cluster) -> None:
+    for member in in_mode.members.values():
+        answer = member.asked_for(str(member.address))
+        assert answer is not None
+        assert answer[22:28] == answer[6:12]

@@ -23,6 +23,7 @@ Client = tuple[str, int]  # address and port
 
 SYN, RST, PSH, ACK = 0x02, 0x04, 0x08, 0x10
 VRRP = 112
+ROUTER = "10.77.255.254"
 SOMEBODY = bytes.fromhex("525400ffffff")
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET of linux/sched.h
 _FORCE_BUFFER = 33  # SO_RCVBUFFORCE of asm-generic/socket.h
@@ -78,11 +79,13 @@ class Member:
         for line in (
             "ip link set lo up",
             f"ip link add {nic} type veth peer name cable",
-            f"ip link set {nic} arp off up",
+            f"ip link set {nic} up",
             "ip link set cable up",
-            f"ip address add {self.address}/16 dev {nic}",
+            f"ip address add {self.address}/32 dev {nic}",
             f"ip address add {vip}/32 dev {nic}",
-            f"ip route add default dev {nic}",
+            # Clients are behind a router, so that nobody has to be asked for their MACs.
+            f"ip neigh add {ROUTER} lladdr {SOMEBODY.hex(':')} dev {nic} nud permanent",
+            f"ip route add default via {ROUTER} dev {nic} onlink",
             f"sysctl -q -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.{nic}.rp_filter=0",
         ):
             subprocess.run(line.split(), check=True, capture_output=True)
@@ -187,6 +190,14 @@ class Member:
     def _frame(self, protocol: int, source: str, payload: bytes) -> bytes:
         packet = _packet(protocol, source, str(self.cluster.address.ip), payload)
         return bytes.fromhex(cluster_mac(self.cluster).replace(":", "")) + SOMEBODY + b"\x08\x00" + packet
+
+    def asked_for(self, address: str) -> bytes | None:
+        """The member's answer to an ARP request for an address, as a frame; None when it does not answer."""
+        somebody = IPv4Address("10.77.200.1").packed
+        ends = SOMEBODY + somebody + bytes(6) + IPv4Address(address).packed
+        self.sent()
+        self.put([b"\xff" * 6 + SOMEBODY + b"\x08\x06" + struct.pack(">HHBBH", 1, 0x800, 6, 4, 1) + ends])
+        return next((f for f in self.sent() if f[12:14] == b"\x08\x06" and f[20:22] == b"\x00\x02"), None)
 
     # -- heartbeat -------------------------------------------------------------------------------------------------
 
