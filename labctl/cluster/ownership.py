@@ -34,31 +34,53 @@ Preference = tuple[int, ...]  # host IDs, most preferred first
 def preferences(weights: Mapping[int, int]) -> tuple[Preference, ...]:
     """For each bucket the host IDs in the order in which they own it.
 
-    Shares follow the weights, as exactly as whole buckets allow, among all members and among those left when any die.
+    Shares follow the weights, as exactly as whole buckets allow, among all members and among those left when any die. A
+    member of a higher host ID than all others that is added takes buckets from them, and no other bucket moves.
 
     Args:
         weights: load weight by host ID; a member of weight 0 owns nothing.
     """
     lists: dict[int, Preference] = {}
-    _split(range(BUCKETS), {host: w for host, w in sorted(weights.items()) if w > 0}, (), lists)
+    _split(list(range(BUCKETS)), {host: w for host, w in sorted(weights.items()) if w > 0}, (), lists)
     return tuple(lists[bucket] for bucket in range(BUCKETS))
 
 
-def _split(
-    buckets: Sequence[int], weights: Mapping[int, int], so_far: Preference, lists: dict[int, Preference]
-) -> None:
+def _split(buckets: list[int], weights: Mapping[int, int], so_far: Preference, lists: dict[int, Preference]) -> None:
     """Deal `buckets` out over the members by weight, then each member's own buckets over the rest, and so on."""
-    if not weights or not buckets:
-        lists.update(dict.fromkeys(buckets, so_far))
+    if len(buckets) < 2 or not weights:
+        lists.update({bucket: (*so_far, *_drawn(bucket, weights)) for bucket in buckets})
         return
-    hands: dict[int, list[int]] = {host: [] for host in weights}
-    for bucket in buckets:
-        # Whoever would be furthest behind its share takes the next one (Sainte-Laguë, which rounds without a bias).
-        taker = max(hands, key=lambda host: weights[host] / (2 * len(hands[host]) + 1))
-        hands[taker].append(bucket)
-    for host, hand in hands.items():
-        rest = {other: weight for other, weight in weights.items() if other != host}
-        _split(hand, rest, (*so_far, host), lists)
+    for host, hand in _dealt(buckets, weights).items():
+        rest = _drawn(hand[0], {h: w for h, w in weights.items() if h != host}) if hand else ()
+        _split(hand, {other: weights[other] for other in rest}, (*so_far, host), lists)
+
+
+def _drawn(bucket: int, weights: Mapping[int, int]) -> Preference:
+    """Hosts by weight, drawn by lot where that is the same: else the first would get all odd buckets of the dead."""
+    return tuple(sorted(weights, key=lambda host: (-weights[host], jhash(bytes((bucket, host)), SEED))))
+
+
+def _dealt(buckets: list[int], weights: Mapping[int, int]) -> dict[int, list[int]]:
+    """Each member's buckets: the first has all, and each further one takes what is too much for those before it."""
+    hands: dict[int, list[int]] = {}
+    for host in weights:
+        due = _shares(len(buckets), {h: weights[h] for h in (*hands, host)})
+        taken = [bucket for h, hand in hands.items() for bucket in hand[due[h] :]]
+        hands = {h: hand[: due[h]] for h, hand in hands.items()}
+        hands[host] = sorted(taken) if hands else list(buckets)
+    return hands
+
+
+def _shares(count: int, weights: Mapping[int, int]) -> dict[int, int]:
+    """How many of so many buckets each member is due: Sainte-Laguë, which rounds without a bias.
+
+    Being a divisor method it never gives anybody more because one more takes part.
+    """
+    due = dict.fromkeys(weights, 0)
+    for _ in range(count):
+        # Whoever would be furthest behind its share takes the next one.
+        due[max(due, key=lambda host: weights[host] / (2 * due[host] + 1))] += 1
+    return due
 
 
 def preferences_of_rule(cluster: ClusterSpec, rule: PortRule) -> tuple[Preference, ...]:

@@ -243,7 +243,7 @@ def test_ip2mac_shows_the_macs_of_each_mode(run: Labctl) -> None:
 
 def test_owner_names_the_member_why_and_who_is_next(filters: Filters, run: Labctl) -> None:
     assert run("cluster", "owner", "10.9.0.101", "--to", "80").out == (
-        "m2 (bucket 13 of rule 80/tcp, affinity single, then m1)\n"
+        "m1 (bucket 13 of rule 80/tcp, affinity single, then m2)\n"
     )
     assert run("cluster", "owner", "10.9.0.101:40000", "--to", "53/udp").out == (
         "m1 (no rule, so the default host, then m2)\n"
@@ -251,10 +251,10 @@ def test_owner_names_the_member_why_and_who_is_next(filters: Filters, run: Labct
 
 
 def test_owner_knows_who_serves(filters: Filters, run: Labctl) -> None:
-    run("cluster", "drain", "80", "m2")
-    found = run("cluster", "owner", "10.9.0.101", "--to", "80", "--json").json
-    assert (found["owner"], found["then"]) == ("m1", [])
     run("cluster", "drain", "80", "m1")
+    found = run("cluster", "owner", "10.9.0.101", "--to", "80", "--json").json
+    assert (found["owner"], found["then"]) == ("m2", [])
+    run("cluster", "drain", "80", "m2")
     assert run("cluster", "owner", "10.9.0.101", "--to", "80").out.startswith("nobody (bucket 13")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import Counter
 from ipaddress import IPv4Address
@@ -31,6 +32,7 @@ SUBSETS = [
 ]
 
 
+@functools.cache
 def equal(size: int) -> tuple[Preference, ...]:
     """The preferences of so many members of equal weight."""
     return preferences(dict.fromkeys(range(1, size + 1), 1))
@@ -103,6 +105,29 @@ def test_every_bucket_names_every_member_once(size: int) -> None:
 
 def test_weights_hold_among_those_who_are_left() -> None:
     assert buckets_owned(preferences({1: 1, 2: 1, 3: 2}), {1, 3}) == {1: 20, 3: 40}
+
+
+@pytest.mark.parametrize("size", range(1, 32))
+def test_a_member_that_is_added_takes_buckets_and_no_other_moves(size: int) -> None:
+    everyone = set(range(1, size + 2))
+    before, after = owners(equal(size), everyone), owners(equal(size + 1), everyone)
+    assert {now for was, now in zip(before, after, strict=True) if was != now} == {size + 1}
+
+
+@pytest.mark.parametrize("weights", [{1: 1, 2: 3}, {1: 10, 2: 20, 3: 30}, {1: 7, 2: 0, 3: 5, 4: 1}], ids=str)
+@pytest.mark.parametrize("weight", [1, 5, 20])
+def test_a_member_of_any_weight_that_is_added_takes_buckets_and_no_other_moves(
+    weights: dict[int, int], weight: int
+) -> None:
+    before = owners(preferences(weights), set(weights))
+    after = owners(preferences({**weights, 9: weight}), {*weights, 9})
+    assert {now for was, now in zip(before, after, strict=True) if was != now} <= {9}
+
+
+@pytest.mark.parametrize("dead", [{1}, {1, 2, 3}, {5, 17, 30}, set(range(1, 17)), set(range(1, 33, 2))], ids=len)
+def test_of_32_members_nobody_is_left_with_much_more_than_its_share_whoever_dies(dead: set[int]) -> None:
+    shares = buckets_owned(equal(32), set(range(1, 33)) - dead)
+    assert max(shares.values()) <= 2 * -(-BUCKETS // len(shares))
 
 
 def test_members_agree_whatever_order_they_are_told_in() -> None:
