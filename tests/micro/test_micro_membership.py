@@ -15,16 +15,17 @@ from pathlib import Path
 
 import pytest
 
-import topologies
 from labctl.clock import Deadline, wait_until
 from labctl.cluster.control import Control, Order, give
 from labctl.cluster.ownership import owner_of
 from labctl.errors import GuestError
 from labctl.faults import Pause, PowerOff, injected
 
-pytestmark = pytest.mark.timeout(900)
+HERE = Path(__file__).parent
+GUEST = HERE / "guest"
 
-GUEST = Path(__file__).with_name("guest")
+pytestmark = [pytest.mark.lab(topology=str(HERE / "three.yaml")), pytest.mark.timeout(900)]
+
 FIRST, COUNT, RATE_HZ, PORT = IPv4Address("10.78.1.1"), 60, 50, 7
 FOLDER = "/run/sample"
 # Three emulated guests share few cores: what one says reaches the others so much later at worst.
@@ -100,18 +101,20 @@ class Sampler:
 
 # It listens before the heartbeat begins: that a service comes up later than its host is another matter.
 ECHO = """#!/bin/sh
-setsid python3 /root/echo.py 10.78.0.20 {port} {name} </dev/null >/dev/null 2>&1 &
-for _ in $(seq 300); do ss -Huln "sport = {port}" | grep -q . && exit; sleep 0.1; done
+listens() {{ ss -Huln "sport = {port}" | grep -q .; }}
+listens && exit
+setsid python3 /root/echo.py {address} {port} {name} </dev/null >/dev/null 2>&1 &
+for _ in $(seq 300); do listens && exit; sleep 0.1; done
 exit 1
 """
 
 
-@pytest.fixture(scope="module")
-def three(labs, tmp_path_factory):
-    """A lab of three members, on each of which something answers datagrams from boot on."""
-    lab = labs.get(str(topologies.members(tmp_path_factory.mktemp("topology") / "three.yaml", "three", 3)))
-    for member in lab.spec.clusters[0].members:
-        step = ECHO.format(port=PORT, name=member.node)
+@pytest.fixture
+def three(lab):
+    """The lab of three members, on each of which something answers datagrams, also after a boot."""
+    cluster = lab.spec.clusters[0]
+    for member in cluster.members:
+        step = ECHO.format(address=cluster.address.ip, port=PORT, name=member.node)
         guest = lab.guest(member.node)
         guest.write_file("/root/echo.py", (GUEST / "echo.py").read_bytes())
         guest.write_file("/etc/labctl/boot.d/30-echo", step.encode(), mode=0o755)

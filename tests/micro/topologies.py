@@ -32,32 +32,6 @@ clusters:
     port_rules: [{{ports: {port}}}]
 """
 
-_SERVES = """
-  m{number}:
-    roles: [web-server]
-    nics:
-      host: {{network: lan, address: 10.78.0.2{number}}}
-      cluster: {{network: lan, address: 10.78.0.3{number}}}
-"""
-
-_CLIENT = """
-  client:
-    roles: [client]
-    nics: {host: {network: lan, address: 10.78.0.100, extra_addresses: [10.78.1.1-10.78.1.254]}}
-"""
-
-_SERVED = """
-clusters:
-  web:
-    network: lan
-    address: 10.78.0.20
-    fqdn: web.life.test
-    members: [{members}]
-    port_rules:
-      - {{ports: 80, protocol: tcp, health: {{command: pgrep -x nginx, interval_s: 1}}}}
-      - {{ports: 7, protocol: udp}}
-"""
-
 
 def two_nodes(file: Path, name: str, *, port: int = 80, memory_mib: int | None = 256) -> Path:
     """A member, alone in its cluster with a rule for `port`, and another node, unless `memory_mib` is None."""
@@ -68,14 +42,6 @@ def two_nodes(file: Path, name: str, *, port: int = 80, memory_mib: int | None =
 def one_node(file: Path, name: str) -> Path:
     """A node without roles: the quickest lab there is."""
     return _write(file, _HEAD.format(name=name), _OTHER.format(memory_mib=256))
-
-
-def members(file: Path, name: str, count: int) -> Path:
-    """So many members of a cluster, with a checked rule for HTTP and one for UDP, and a client that stands for many."""
-    numbers = range(1, count + 1)
-    nodes = "".join(_SERVES.format(number=number) for number in numbers)
-    listed = ", ".join(f"{{node: m{number}, nic: cluster, priority: {number}}}" for number in numbers)
-    return _write(file, _HEAD.format(name=name), nodes, _CLIENT, _SERVED.format(members=listed))
 
 
 def _write(file: Path, *parts: str) -> Path:
