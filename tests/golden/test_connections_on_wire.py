@@ -367,6 +367,16 @@ def test_a_member_with_other_rules_may_not_join_and_the_others_go_on(made: Clust
     assert owners(made) == before
 
 
+def test_a_member_without_its_packet_filter_is_out_and_keeps_nobody_else_out(made: Cluster) -> None:
+    for host in (1, 2):
+        made.dies(host)
+    made[1].nft(f"flush chain ip {made[1].table} output")
+    made.deliver(1, made[1].beat())
+    assert made[2].holds("strangers") == set()
+    made.deliver(2, made[2].beat())
+    assert made[2].holds("alive") == made[3].holds("alive") == {2, 3}
+
+
 def test_adverts_of_nobodys_address_mean_nothing(made: Cluster) -> None:
     frame = bytearray(made[1].beat())
     frame[29] = 99  # the last octet of its sender
