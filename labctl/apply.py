@@ -246,6 +246,9 @@ class Builder:
         nic = next(n for n in node.nics if n.name == action.target.rsplit(".", 1)[1])
         self._shop.hypervisor.set_link(self._domain(node.name), nic.mac, up=True)
 
+    def _heal_faults(self, action: Action) -> None:
+        self._shop.heal(action.node)
+
     def _specialise(self, action: Action) -> None:
         shop, node = self._shop, self._shop.lab.node(action.node)
         guest = shop.guest(node.name)
@@ -341,6 +344,7 @@ class Builder:
         Verb.RESTART_NODE: _restart_node,
         Verb.RESUME_NODE: _resume_node,
         Verb.CONNECT_NIC: _connect_nic,
+        Verb.HEAL_FAULTS: _heal_faults,
         Verb.SPECIALISE: _specialise,
         Verb.APPLY_ROLES: _apply_roles,
         Verb.JOIN_CLUSTER: _join_cluster,

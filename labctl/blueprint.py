@@ -11,6 +11,7 @@ from labctl.cluster.membership import join
 from labctl.cluster.render import cluster_digest
 from labctl.destroy import Silent, inventory
 from labctl.errors import LabError
+from labctl.faults import Ground, heal_node
 from labctl.guest.agent import Guest
 from labctl.guest.specialise import identity_digest
 from labctl.hypervisor.seam import Hypervisor
@@ -100,6 +101,8 @@ class Blueprint:
             layers: those that the plan was made with.
         """
         found = {i: images.find(self.hypervisor, r) for i, r in self.recipes.items()}
+        bounds = Bounds.of(self.spec.accelerator)
+        ground = Ground(self.spec, self.hypervisor, self.guest, self.clock, bounds.boot_s)
         return Workshop(
             lab=self.spec,
             hypervisor=self.hypervisor,
@@ -112,7 +115,8 @@ class Blueprint:
             build_image=lambda image: images.build(self.hypervisor, self.recipes[image], progress.note),
             machine=lambda node: self._machine(node, directory, progress) if forking else None,
             join=join,
-            bounds=Bounds.of(self.spec.accelerator),
+            heal=lambda node: heal_node(node, ground),
+            bounds=bounds,
             progress=progress,
             layers=layers or {},
         )

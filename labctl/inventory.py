@@ -6,15 +6,18 @@ in its own name (`lab.LAB.…`), since libvirt gives volumes no metadata. What h
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from xml.etree import ElementTree
 
 __all__ = [
+    "FAULTS_NAMESPACE",
     "MARK_NAMESPACE",
     "PARENT_LAB",
     "DomainInfo",
     "DomainState",
+    "FaultMark",
     "HostFacts",
     "Inventory",
     "Mark",
@@ -27,6 +30,7 @@ __all__ = [
 ]
 
 MARK_NAMESPACE = "https://labctl.test/xmlns/mark/1"
+FAULTS_NAMESPACE = "https://labctl.test/xmlns/faults/1"
 PARENT_LAB = "-parent"  # owns parent machines while they boot; no lab can have that name
 
 
@@ -82,6 +86,40 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class FaultMark:
+    """A fault that was begun and is not known to be healed; in the metadata of each domain that it was done to.
+
+    It is written before the fault is done and removed when its heal was seen, so it outlives whoever did it.
+
+    Attributes:
+        kind, target: as the history names the fault.
+        fault: the fault itself, as `faults.model.dump` writes it.
+        before: what its heal has to know of the time before, as a JSON object.
+        since: the calendar time at which it was begun, ISO 8601.
+    """
+
+    kind: str
+    target: str
+    fault: str
+    before: str = "{}"
+    since: str = ""
+
+    @staticmethod
+    def xml(marks: tuple[FaultMark, ...]) -> str:
+        """The metadata element that holds all marks of a domain, in `FAULTS_NAMESPACE`."""
+        text = json.dumps([asdict(mark) for mark in marks])
+        return ElementTree.tostring(
+            ElementTree.Element(f"{{{FAULTS_NAMESPACE}}}faults", marks=text), encoding="unicode"
+        )
+
+    @classmethod
+    def find(cls, xml: str) -> tuple[FaultMark, ...]:
+        """The marks inside a domain's XML."""
+        element = ElementTree.fromstring(xml).find(f"./metadata/{{{FAULTS_NAMESPACE}}}faults")
+        return tuple(cls(**values) for values in json.loads(element.attrib["marks"])) if element is not None else ()
+
+
+@dataclass(frozen=True, slots=True)
 class NicInfo:
     """A NIC as the hypervisor sees it.
 
@@ -108,6 +146,7 @@ class DomainInfo:
     mark: Mark | None
     nics: tuple[NicInfo, ...] = ()
     disks: tuple[str, ...] = ()  # paths of the volumes it uses, kernel and initial ramdisk included
+    faults: tuple[FaultMark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ class Verb(StrEnum):
     RESTART_NODE = "restart node"
     RESUME_NODE = "resume node"
     CONNECT_NIC = "connect NIC"
+    HEAL_FAULTS = "heal"
     SPECIALISE = "specialise"
     APPLY_ROLES = "apply roles"
     JOIN_CLUSTER = "join cluster"
@@ -259,6 +260,7 @@ def _node(
         yield Action(Verb.CREATE_NODE, name, detail, name)
     yield from (_connect(lab, node, nic) for nic in (domain.nics if domain else ()) if not nic.link_up)
     yield from _power(node, domain, active_networks)
+    yield from _heal(name, domain)
     if stage is Stage.DEFINED or (mark and mark.identity != digests.identity):
         yield Action(
             Verb.SPECIALISE, name, "new" if stage is Stage.DEFINED else "names or addresses have changed", name
@@ -283,8 +285,13 @@ def _power(node: NodeSpec, domain: DomainInfo | None, active_networks: set[str])
         yield Action(Verb.RESTART_NODE, name, "its network had gone", name)
     elif domain and _lacks_nics(domain, node):
         yield Action(Verb.RESTART_NODE, name, "its NICs are not all there", name)
-    elif state is DomainState.PAUSED:
+    elif state is DomainState.PAUSED and not (domain and domain.faults):  # healing begins with letting it run
         yield Action(Verb.RESUME_NODE, name, "it is paused", name)
+
+
+def _heal(name: str, domain: DomainInfo | None) -> Iterator[Action]:
+    if domain and domain.faults:
+        yield Action(Verb.HEAL_FAULTS, name, ", ".join(mark.kind for mark in domain.faults), name)
 
 
 def _lacks_nics(domain: DomainInfo, node: NodeSpec) -> bool:

@@ -22,7 +22,6 @@ from labctl.clock import SystemClock
 from labctl.errors import LabError
 
 if TYPE_CHECKING:
-    from labctl.faults import Fault
     from labctl.guest.agent import Guest
     from labctl.history import HistoryWriter
     from labctl.hypervisor.seam import Hypervisor
@@ -138,8 +137,12 @@ def lab(labs: Labs, topology: str) -> Lab:
 
 @pytest.fixture
 def clean_lab(lab: Lab) -> Lab:
-    """The test's lab, set back to its ready state just now: its nodes answer, its clusters have converged."""
+    """The test's lab, set back to its ready state just now: nodes answer, clusters have converged, nothing broken."""
+    from labctl.faults import active
+
     lab.reset()
+    if left := active(lab.ground()):
+        pytest.fail(f"lab {lab.name} is set back, and still has {', '.join(f'{m.kind} of {m.target}' for m in left)}")
     return lab
 
 
@@ -186,19 +189,21 @@ def probe(client: Guest, history: HistoryWriter) -> Callable[[Probe], AbstractCo
 
 
 @pytest.fixture
-def inject(lab: Lab, history: HistoryWriter) -> Callable[[Fault], AbstractContextManager[None]]:
-    """Breaks something for the length of a `with` block: `with inject(PowerOff("cas1")): …`."""
-    from labctl.faults import injected
+def inject(lab: Lab, history: HistoryWriter) -> Callable[..., AbstractContextManager[None]]:
+    """Breaks one thing or several at once for the length of a `with` block: `with inject(PowerOff("cas1")): …`."""
+    from labctl.faults import injected_together
 
-    return lambda fault: injected(fault, lab.ground(), history)
+    return lambda *faults: injected_together(faults, lab.ground(), history)
 
 
 @pytest.fixture
 def watch(lab: Lab, history: HistoryWriter) -> Iterator[None]:
-    """Records every cluster's membership for the length of the test."""
+    """Records every cluster's membership and every machine's state for the length of the test."""
     from labctl.cluster.watch import watching
+    from labctl.faults import watching_machines
 
     with ExitStack() as stack:
+        stack.enter_context(watching_machines(lab.ground(), history))
         for cluster in lab.spec.clusters:
             stack.enter_context(watching(lambda c=cluster: lab.look(c), history, SystemClock()))  # type: ignore[misc]
         yield

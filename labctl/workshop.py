@@ -67,6 +67,7 @@ class Workshop:
         guest: makes the `Guest` of a node.
         machine: the parent machine that a node can be a fork of, made when need be; None if it has to be booted.
         join: makes a node a member of its clusters; the cluster layer gives it.
+        heal: heals the faults that somebody left on a node; the fault layer gives it.
         ready: by node and role, what the role exports once it serves.
         layers: by node, what a new one begins with rather than with a parent.
         machines: by node, what those that are new in this run are forks of.
@@ -83,6 +84,7 @@ class Workshop:
     build_image: Callable[[str], Parent]
     machine: Callable[[NodeSpec], Machine | None]
     join: Join
+    heal: Callable[[str], None]
     bounds: Bounds
     progress: Progress
     layers: Mapping[str, Layer] = field(default_factory=dict)

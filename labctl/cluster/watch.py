@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from labctl.clock import Clock
 from labctl.cluster.membership import ClusterView, MemberView
 from labctl.history import HistoryWriter, MembershipEvent
+from labctl.parallel import repeated
 
 __all__ = ["watching"]
 
@@ -18,29 +18,15 @@ def watching(
     look: Callable[[], ClusterView], history: HistoryWriter, clock: Clock, *, every_s: float = 1.0
 ) -> Iterator[None]:
     """Record what each member takes for the living, whenever that changes, for as long as the block lasts."""
-    stop = threading.Event()
-    failures: list[BaseException] = []
+    seen: dict[str, tuple[str, ...] | None] = {}
 
-    def follow() -> None:
-        seen: dict[str, tuple[str, ...] | None] = {}
-        try:
-            while not stop.is_set():
-                view = look()
-                for member in view.members:
-                    _record(view, member, seen, history, clock)
-                stop.wait(every_s)
-        except BaseException as failure:  # noqa: BLE001 - raised below, where somebody listens
-            failures.append(failure)
+    def once() -> None:
+        view = look()
+        for member in view.members:
+            _record(view, member, seen, history, clock)
 
-    thread = threading.Thread(target=follow, name="membership", daemon=True)
-    thread.start()
-    try:
+    with repeated(once, "membership", every_s=every_s):
         yield
-    finally:
-        stop.set()
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 def _record(

@@ -1,206 +1,228 @@
-"""Injecting faults: each is confirmed to be in effect, recorded, and healed on every way out; the heal is confirmed.
+"""Injecting faults: each is marked, done, confirmed to be in effect, recorded, and healed on every way out.
 
-All three are kept by libvirt itself (a domain that is off or paused, a link that is down), so when the harness dies in
-between, `labctl up` finds and heals them.
+The mark is written into the metadata of the nodes' domains before anything is done and removed when the heal was seen,
+so that whoever comes after a harness that died finds what is broken, and can mend it: `labctl fault heal --all`,
+`labctl up`, the next run of tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import datetime as dt
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from labctl.clock import Clock, Deadline, wait_until
+from labctl import store
+from labctl.clock import Deadline, wait_until
 from labctl.errors import DeadlineExceeded, InputError, LabError
-from labctl.faults.model import Fault, LinkDown, Pause, PowerOff
-from labctl.guest.agent import Guest
-from labctl.history import FaultEvent, FaultPhase, HistoryWriter
-from labctl.hypervisor.seam import Hypervisor
-from labctl.inventory import DomainState
+from labctl.faults.ground import Ground, Seen, Way
+from labctl.faults.guest_ways import ClockJumpWay, FillDiskWay, FreezeWay, HogWay, KillWay, StopServiceWay
+from labctl.faults.machine_ways import (
+    BootWay,
+    LinkDownWay,
+    NoAgentWay,
+    NoDiskWay,
+    PauseWay,
+    PowerOffWay,
+    UnplugWay,
+)
+from labctl.faults.model import (
+    AgentGone,
+    ClockJump,
+    Corrupt,
+    CpuHog,
+    Delay,
+    DiskErrors,
+    DnsOutage,
+    Duplicate,
+    Fault,
+    FillDisk,
+    FreezeProcess,
+    KillProcess,
+    LinkDown,
+    Loss,
+    MemoryHog,
+    Partition,
+    Pause,
+    PowerOff,
+    Rate,
+    RebootGuest,
+    Reorder,
+    Reset,
+    StopService,
+    Unplug,
+    dump,
+)
+from labctl.faults.network_ways import DnsOutageWay, ImpairmentWay, PartitionWay
+from labctl.history import Event, FaultEvent, FaultPhase
+from labctl.inventory import FaultMark
 from labctl.render.names import domain_name
-from labctl.topology.spec import LabSpec
 
-__all__ = ["Ground", "confirm", "heal", "inject", "injected"]
+__all__ = ["Recorder", "Unrecorded", "confirm", "heal", "inject", "injected", "marks_of"]
 
-CONFIRM_WITHIN_S = 10.0
+CONFIRM_WITHIN_S = 20.0
 
 
-@dataclass(frozen=True)
-class Ground:
-    """What faults are done to.
+class Recorder(Protocol):
+    """Where what happens is written: a history, or nowhere."""
 
-    Attributes:
-        back_within_s: how long a node that was off may take to answer again.
+    def append(self, *events: Event) -> None:
+        """Write events."""
+        ...
+
+
+class Unrecorded:
+    """Nobody keeps a history, as when a fault is injected by hand."""
+
+    def append(self, *events: Event) -> None:
+        """Nothing."""
+
+
+_WAYS: Mapping[type[Fault], Callable[[Any, Ground, Mapping[str, str]], Way]] = {
+    PowerOff: PowerOffWay,
+    Pause: PauseWay,
+    Reset: BootWay,
+    RebootGuest: BootWay,
+    AgentGone: NoAgentWay,
+    DiskErrors: NoDiskWay,
+    LinkDown: LinkDownWay,
+    Unplug: UnplugWay,
+    Loss: ImpairmentWay,
+    Delay: ImpairmentWay,
+    Duplicate: ImpairmentWay,
+    Reorder: ImpairmentWay,
+    Corrupt: ImpairmentWay,
+    Rate: ImpairmentWay,
+    Partition: PartitionWay,
+    DnsOutage: DnsOutageWay,
+    StopService: StopServiceWay,
+    KillProcess: KillWay,
+    FreezeProcess: FreezeWay,
+    FillDisk: FillDiskWay,
+    CpuHog: HogWay,
+    MemoryHog: HogWay,
+    ClockJump: ClockJumpWay,
+}
+
+
+def _way(fault: Fault, ground: Ground, before: Mapping[str, str]) -> Way:
+    return _WAYS[type(fault)](fault, ground, before)
+
+
+# -- marks -------------------------------------------------------------------------------------------------------------
+
+
+def marks_of(ground: Ground, node: str) -> tuple[FaultMark, ...]:
+    """The marks of the faults that were begun on a node and are not known to be healed."""
+    domain = ground.hypervisor.domain(domain_name(ground.lab.name, node))
+    return domain.faults if domain else ()
+
+
+def _mark_of(fault: Fault, ground: Ground) -> FaultMark | None:
+    marks = (mark for node in fault.nodes for mark in marks_of(ground, node))
+    return next((m for m in marks if (m.kind, m.target) == (fault.kind, fault.target)), None)
+
+
+def _mark(fault: Fault, ground: Ground, mark: FaultMark | None) -> None:
+    """Write the mark of a fault on all its nodes, or remove it."""
+    with store.locked(f"faults-{ground.lab.name}", lambda: None):
+        for node in fault.nodes:
+            name = domain_name(ground.lab.name, node)
+            if ground.hypervisor.domain(name) is None:
+                continue  # made away with meanwhile, and its marks with it
+            others = (m for m in marks_of(ground, node) if (m.kind, m.target) != (fault.kind, fault.target))
+            ground.hypervisor.mark_faults(name, (*others, *((mark,) if mark else ())))
+
+
+def _known_way(fault: Fault, ground: Ground) -> Way:
+    mark = _mark_of(fault, ground)
+    return _way(fault, ground, json.loads(mark.before) if mark else {})
+
+
+# -- the life of a fault -----------------------------------------------------------------------------------------------
+
+
+def inject(fault: Fault, ground: Ground, history: Recorder) -> None:
+    """Do it, and record when; see `confirm`.
+
+    Raises:
+        InputError: it can't be done, or was begun before and is not healed; nothing has happened then.
     """
-
-    lab: LabSpec
-    hypervisor: Hypervisor
-    guest: Callable[[str], Guest]
-    clock: Clock
-    back_within_s: float
-
-
-class _Way(Protocol):
-    """How a kind of fault is done, seen and undone."""
-
-    def inject(self) -> None: ...
-    def in_effect(self) -> tuple[bool, str]: ...
-    def heal(self) -> None: ...
-    def healed(self) -> tuple[bool, str]: ...
-
-
-def _way(fault: Fault, ground: Ground) -> _Way:
-    known = [n.name for n in ground.lab.nodes]
-    if fault.node not in known:
-        raise InputError(
-            f"{fault}: lab {ground.lab.name} has no node {fault.node}", hint=f"its nodes: {', '.join(known)}"
-        )
-    match fault:
-        case PowerOff():
-            return _PowerOff(fault, ground)
-        case Pause():
-            return _Pause(fault, ground)
-        case LinkDown():
-            return _LinkDown(fault, ground)
-
-
-class _Domain:
-    def __init__(self, fault: Fault, ground: Ground) -> None:
-        self._ground = ground
-        self._guest = ground.guest(fault.node)
-        self._name = domain_name(ground.lab.name, fault.node)
-        self._hypervisor = ground.hypervisor
-
-    def _state(self) -> DomainState | None:
-        domain = self._hypervisor.domain(self._name)
-        return domain.state if domain else None
-
-    def _is(self, state: DomainState) -> tuple[bool, str]:
-        seen = self._state()
-        return seen is state, f"the domain is {seen or 'gone'}"
-
-    def _answers(self) -> tuple[bool, str]:
-        why_not = self._guest.answers()
-        return not why_not, why_not or "its agent answers"
-
-
-class _PowerOff(_Domain):
-    def inject(self) -> None:
-        self._hypervisor.power_off(self._name)
-
-    def in_effect(self) -> tuple[bool, str]:
-        return self._is(DomainState.SHUT_OFF)
-
-    def heal(self) -> None:
-        if self._state() is not DomainState.RUNNING:
-            self._hypervisor.start_domain(self._name)
-
-    def healed(self) -> tuple[bool, str]:
-        return self._answers()
-
-
-class _Pause(_Domain):
-    def inject(self) -> None:
-        self._hypervisor.suspend(self._name)
-
-    def in_effect(self) -> tuple[bool, str]:
-        return self._is(DomainState.PAUSED)
-
-    def heal(self) -> None:
-        self._hypervisor.resume(self._name)
-
-    def healed(self) -> tuple[bool, str]:
-        return self._answers()
-
-
-class _LinkDown(_Domain):
-    def __init__(self, fault: LinkDown, ground: Ground) -> None:
-        super().__init__(fault, ground)
-        nics = {n.name: n.mac for n in ground.lab.node(fault.node).nics}
-        if fault.nic not in nics:
-            raise InputError(f"{fault}: node {fault.node} has no NIC {fault.nic}", hint=f"its NICs: {', '.join(nics)}")
-        self._mac = nics[fault.nic]
-        self._carrier = f"/sys/class/net/{fault.nic}/carrier"
-
-    def _seen(self, wanted: str) -> tuple[bool, str]:
-        seen = self._guest.succeed(["/bin/cat", self._carrier])
-        return seen == wanted, f"the guest sees carrier {seen}"
-
-    def inject(self) -> None:
-        self._hypervisor.set_link(self._name, self._mac, up=False)
-
-    def in_effect(self) -> tuple[bool, str]:
-        return self._seen("0")
-
-    def heal(self) -> None:
-        self._hypervisor.set_link(self._name, self._mac, up=True)
-
-    def healed(self) -> tuple[bool, str]:
-        return self._seen("1")
-
-
-def inject(fault: Fault, ground: Ground, history: HistoryWriter) -> None:
-    """Do it, and record when; see `confirm`."""
-    way = _way(fault, ground)
+    way = _way(fault, ground, {})
+    if _mark_of(fault, ground):
+        raise InputError(f"{fault.target}: {fault.kind} is in effect already", hint="labctl fault heal --all")
+    before = json.dumps(way.before())
+    since = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    _mark(fault, ground, FaultMark(fault.kind, fault.target, dump(fault), before, since))
     # Recorded as of before the call: the effect comes at some time during it, never before.
     at_s = ground.clock.now_s()
     way.inject()
-    history.append(FaultEvent(at_s, fault.kind, fault.node, FaultPhase.INJECTED))
+    history.append(FaultEvent(at_s, fault.kind, fault.target, FaultPhase.INJECTED))
 
 
-def confirm(fault: Fault, ground: Ground, history: HistoryWriter) -> None:
+def confirm(fault: Fault, ground: Ground, history: Recorder) -> Seen:
     """See whether it took effect, and record what was seen; an unconfirmed fault makes every verdict INCONCLUSIVE."""
-    seen, what = _watch(
-        f"{fault.node}: {fault.kind} is in effect", _way(fault, ground).in_effect, CONFIRM_WITHIN_S, ground
-    )
+    way = _known_way(fault, ground)
+    seen, what = _watch(f"{fault.target}: {fault.kind} is in effect", way.in_effect, CONFIRM_WITHIN_S, ground)
     phase = FaultPhase.CONFIRMED if seen else FaultPhase.UNCONFIRMED
-    history.append(FaultEvent(ground.clock.now_s(), fault.kind, fault.node, phase, what))
+    history.append(FaultEvent(ground.clock.now_s(), fault.kind, fault.target, phase, what))
+    return seen, what
 
 
-def heal(fault: Fault, ground: Ground, history: HistoryWriter) -> None:
-    """Undo it, and see that it is undone.
+def heal(fault: Fault, ground: Ground, history: Recorder) -> None:
+    """Undo it, and see that it is undone; the mark goes only then.
 
     Raises:
-        DeadlineExceeded: the node did not come back; recorded as well.
+        LabError: it could not be undone, or was not seen to be; recorded as well.
     """
-    way = _way(fault, ground)
-    history.append(FaultEvent(ground.clock.now_s(), fault.kind, fault.node, FaultPhase.HEALED))
+    way = _known_way(fault, ground)
+    history.append(FaultEvent(ground.clock.now_s(), fault.kind, fault.target, FaultPhase.HEALED))
     try:
         way.heal()
-        seen, what = _watch(f"{fault.node}: {fault.kind} is healed", way.healed, ground.back_within_s, ground)
+        seen, what = _watch(f"{fault.target}: {fault.kind} is healed", way.healed, ground.back_within_s, ground)
     except LabError as failure:
-        history.append(FaultEvent(ground.clock.now_s(), fault.kind, fault.node, FaultPhase.HEAL_FAILED, str(failure)))
+        history.append(FaultEvent(ground.clock.now_s(), fault.kind, fault.target, FaultPhase.HEAL_FAILED, str(failure)))
         raise
     phase = FaultPhase.HEAL_CONFIRMED if seen else FaultPhase.HEAL_FAILED
-    history.append(FaultEvent(ground.clock.now_s(), fault.kind, fault.node, phase, what))
+    history.append(FaultEvent(ground.clock.now_s(), fault.kind, fault.target, phase, what))
     if not seen:
         raise DeadlineExceeded(
-            f"{fault.node}: {fault.kind} could not be healed: {what}", hint="labctl up mends the lab"
+            f"{fault.target}: {fault.kind} could not be healed: {what}", hint="labctl up mends the lab"
         )
+    _mark(fault, ground, None)
 
 
 @contextmanager
-def injected(fault: Fault, ground: Ground, history: HistoryWriter) -> Iterator[None]:
+def injected(fault: Fault, ground: Ground, history: Recorder) -> Iterator[None]:
     """The fault is in effect inside the block, and healed after it, however the block ends.
 
     A heal that fails is raised; where the block itself raised, it is added to that as a note, so as not to hide it.
     """
     try:
         inject(fault, ground, history)
+    except InputError:
+        raise  # nothing has happened
+    except BaseException as error:
+        _heal_beside(error, fault, ground, history)
+        raise
+    try:
         confirm(fault, ground, history)
         yield
     except BaseException as error:
-        try:
-            heal(fault, ground, history)
-        except LabError as failure:
-            error.add_note(f"and {fault.kind} of {fault.node} could not be healed: {failure}")
+        _heal_beside(error, fault, ground, history)
         raise
-    else:
+    heal(fault, ground, history)
+
+
+def _heal_beside(error: BaseException, fault: Fault, ground: Ground, history: Recorder) -> None:
+    try:
         heal(fault, ground, history)
+    except LabError as failure:
+        error.add_note(f"and {fault.kind} of {fault.target} could not be healed: {failure}")
 
 
-def _watch(what: str, look: Callable[[], tuple[bool, str]], within_s: float, ground: Ground) -> tuple[bool, str]:
+def _watch(what: str, look: Callable[[], Seen], within_s: float, ground: Ground) -> Seen:
     def probe() -> tuple[str | None, str]:
         try:
             there, seen = look()

@@ -2,10 +2,13 @@
 
 from labctl.history.clockfit import AgentReading, ClockFit, ClockPair, ClockStep
 from labctl.history.events import (
+    ClaimEvent,
     ClockEvent,
     Event,
     FaultEvent,
     FaultPhase,
+    LabEvent,
+    MachineEvent,
     MembershipEvent,
     Note,
     Opened,
@@ -19,6 +22,7 @@ from labctl.history.journal import History, HistoryWriter, read_history
 
 __all__ = [
     "AgentReading",
+    "ClaimEvent",
     "ClockEvent",
     "ClockFit",
     "ClockPair",
@@ -28,6 +32,8 @@ __all__ = [
     "FaultPhase",
     "History",
     "HistoryWriter",
+    "LabEvent",
+    "MachineEvent",
     "MembershipEvent",
     "Note",
     "Opened",

@@ -11,6 +11,9 @@ are in the order in which labctl learned of them, which for samples is later tha
     membership   MembershipEvent  who watches a cluster
     sampler      SamplerEvent     a running probe, about itself
     clock        ClockEvent       who maps a guest's clock to the host's
+    lab          LabEvent         who opens the history for a lab
+    machine      MachineEvent     who watches the machines
+    claim        ClaimEvent       who judges the history, so that it can be judged again
     note         Note             anyone, for the reader at night
 """
 
@@ -27,10 +30,13 @@ from pydantic import TypeAdapter, ValidationError
 
 __all__ = [
     "SCHEMA_VERSION",
+    "ClaimEvent",
     "ClockEvent",
     "Event",
     "FaultEvent",
     "FaultPhase",
+    "LabEvent",
+    "MachineEvent",
     "MembershipEvent",
     "Note",
     "Opened",
@@ -43,7 +49,7 @@ __all__ = [
     "to_line",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: lab, machine, claim; a sample's connection and answers
 
 
 class Outcome(StrEnum):
@@ -118,6 +124,8 @@ class Sample:
         member: who answered, as the answer says; None when it does not say.
         number: of the request in the probe's plan, from 0 without gaps.
         late_s: how long after it was due it was started.
+        connection: of a probe that keeps its connections, which of the source's carried it, from 1; else 0.
+        answers: how many came; more than one when several members answered.
     """
 
     at_s: float
@@ -131,6 +139,8 @@ class Sample:
     detail: str = ""
     number: int = 0
     late_s: float = 0.0
+    connection: int = 0
+    answers: int = 1
 
     @property
     def good(self) -> bool:
@@ -215,6 +225,51 @@ class ClockEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class LabEvent:
+    """The lab that all of this happened to.
+
+    Attributes:
+        lab: its name.
+        file: of its topology, as the user named it.
+        topology: that file's text.
+        accelerator: what runs the guests.
+    """
+
+    at_s: float
+    lab: str
+    file: str
+    topology: str
+    accelerator: str
+
+
+@dataclass(frozen=True, slots=True)
+class MachineEvent:
+    """A node's machine is in another state than before.
+
+    Attributes:
+        state: in libvirt's words, such as `running`, `shut off`, `crashed`; `gone` when there is no such domain.
+    """
+
+    at_s: float
+    node: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimEvent:
+    """Something that the history was judged by.
+
+    Attributes:
+        check: the name of a check.
+        arguments: of the check, by name.
+    """
+
+    at_s: float
+    check: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something that a reader will want to know."""
 
@@ -222,7 +277,18 @@ class Note:
     text: str
 
 
-Event = Opened | Sample | FaultEvent | MembershipEvent | SamplerEvent | ClockEvent | Note
+Event = (
+    Opened
+    | Sample
+    | FaultEvent
+    | MembershipEvent
+    | SamplerEvent
+    | ClockEvent
+    | LabEvent
+    | MachineEvent
+    | ClaimEvent
+    | Note
+)
 
 _CLASSES: dict[str, type[Event]] = {
     "opened": Opened,
@@ -231,6 +297,9 @@ _CLASSES: dict[str, type[Event]] = {
     "membership": MembershipEvent,
     "sampler": SamplerEvent,
     "clock": ClockEvent,
+    "lab": LabEvent,
+    "machine": MachineEvent,
+    "claim": ClaimEvent,
     "note": Note,
 }
 _NAMES = {cls: name for name, cls in _CLASSES.items()}

@@ -129,6 +129,10 @@ class HistoryWriter:
                 raise HostError(f"{self.path}: the history is not open for writing")
             self._write(self._fd, data)
 
+    def now_s(self) -> float:
+        """The time of now, on the history's clock."""
+        return self._clock.now_s()
+
     def note(self, text: str) -> None:
         """Append a note with the time of now."""
         self.append(Note(self._clock.now_s(), text))

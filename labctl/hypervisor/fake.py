@@ -15,8 +15,19 @@ from xml.etree import ElementTree
 
 from labctl.errors import AgentGone, HypervisorError
 from labctl.hypervisor import parse
+from labctl.hypervisor.fake_console import FakeConsole
 from labctl.hypervisor.sparse import CHUNK_BYTES, pieces
-from labctl.inventory import DomainInfo, DomainState, HostFacts, Mark, NetworkInfo, NicInfo, PoolInfo, VolumeInfo
+from labctl.inventory import (
+    DomainInfo,
+    DomainState,
+    FaultMark,
+    HostFacts,
+    Mark,
+    NetworkInfo,
+    NicInfo,
+    PoolInfo,
+    VolumeInfo,
+)
 from labctl.saveimage import SaveHeader
 
 __all__ = ["Agent", "FakeConsole", "FakeHypervisor"]
@@ -30,52 +41,22 @@ _AVAILABLE_BYTES = 1 << 40
 _SAVE_ROOM_BYTES = 1 << 16  # for the XML in a save image
 
 
-class FakeConsole:
-    """A console whose guest is the test: `feed` is what the guest says, `typed` what it was told."""
-
-    def __init__(self) -> None:
-        self.typed = b""
-        self._said = b""
-        self._ended = False
-        self._changed = threading.Condition()
-
-    def feed(self, data: bytes) -> None:
-        """Let the guest say `data`."""
-        with self._changed:
-            self._said += data
-            self._changed.notify_all()
-
-    def read(self, size: int = 4096) -> bytes:
-        with self._changed:
-            self._changed.wait_for(lambda: self._said or self._ended)
-            data, self._said = self._said[:size], self._said[size:]
-            return data
-
-    def write(self, data: bytes) -> None:
-        with self._changed:
-            if self._ended:
-                raise HypervisorError("console: closed")
-            self.typed += data
-
-    def close(self) -> None:
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-
-
 @dataclass
 class _Domain:
     info: DomainInfo
     channels: frozenset[str]
     xml: str
     consoles: list[FakeConsole] = field(default_factory=list)
+    unplugged: tuple[NicInfo, ...] = ()  # for as long as it runs
 
     @property
     def on(self) -> bool:
         return self.info.state is not DomainState.SHUT_OFF
 
     def turn(self, state: DomainState) -> None:
-        nics = tuple(replace(n, tap=n.tap if state is not DomainState.SHUT_OFF else "") for n in self.info.nics)
+        off = state is DomainState.SHUT_OFF
+        nics = tuple(replace(n, tap="" if off else n.tap) for n in (*self.info.nics, *(self.unplugged if off else ())))
+        self.unplugged = () if off else self.unplugged
         self.info = replace(self.info, state=state, nics=nics)
 
 
@@ -216,11 +197,25 @@ class FakeHypervisor:
             domain = self._running(name)
             nic = parse.nic_info(ElementTree.fromstring(xml), domain.info.state)
             domain.info = replace(domain.info, nics=(*domain.info.nics, self._with_tap(nic)))
+            domain.unplugged = tuple(n for n in domain.unplugged if n.mac != nic.mac)
 
     def mark_domain(self, name: str, mark: Mark) -> None:
         with self._call("mark_domain"):
             domain = _need(self._domains, "domain", name)
             domain.info = replace(domain.info, mark=mark)
+
+    def detach_nic(self, name: str, mac: str) -> None:
+        with self._call("detach_nic"):
+            domain = self._running(name)
+            left = tuple(n for n in domain.info.nics if n.mac != mac.lower())
+            _refuse(len(left) == len(domain.info.nics), f"domain {name}: has no NIC with the MAC {mac}")
+            domain.unplugged += tuple(n for n in domain.info.nics if n not in left)
+            domain.info = replace(domain.info, nics=left)
+
+    def mark_faults(self, name: str, faults: tuple[FaultMark, ...]) -> None:
+        with self._call("mark_faults"):
+            domain = _need(self._domains, "domain", name)
+            domain.info = replace(domain.info, faults=faults)
 
     def set_link(self, name: str, mac: str, *, up: bool) -> None:
         with self._call("set_link"):

@@ -18,7 +18,16 @@ from labctl.errors import AgentGone, GuestError, HypervisorError
 from labctl.hypervisor import parse
 from labctl.hypervisor.libvirt_calls import Connection, LibvirtConsole, found, saying, settle, unsupported
 from labctl.hypervisor.libvirt_storage import LibvirtStorage
-from labctl.inventory import MARK_NAMESPACE, DomainInfo, DomainState, HostFacts, Mark, NetworkInfo
+from labctl.inventory import (
+    FAULTS_NAMESPACE,
+    MARK_NAMESPACE,
+    DomainInfo,
+    DomainState,
+    FaultMark,
+    HostFacts,
+    Mark,
+    NetworkInfo,
+)
 
 __all__ = ["POOL_DIRECTORY", "LibvirtHypervisor", "connect"]
 
@@ -180,11 +189,26 @@ class LibvirtHypervisor(LibvirtStorage):
         with saying(f"domain {name}: attach a NIC"):
             self._connection.lookupByName(name).attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
+    def detach_nic(self, name: str, mac: str) -> None:
+        with saying(f"domain {name}: detach the NIC {mac}"):
+            domain = self._connection.lookupByName(name)
+            interface = parse.interface_xml(domain.XMLDesc(), mac)
+            if interface is None:
+                raise HypervisorError(f"domain {name}: has no NIC with the MAC {mac}")
+            domain.detachDeviceFlags(interface, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
     def mark_domain(self, name: str, mark: Mark) -> None:
         with saying(f"domain {name}: mark"):
             domain = self._connection.lookupByName(name)
             kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
             _update(domain, lambda flags: domain.setMetadata(kind, mark.xml(), "labctl", MARK_NAMESPACE, flags))
+
+    def mark_faults(self, name: str, faults: tuple[FaultMark, ...]) -> None:
+        with saying(f"domain {name}: mark its faults"):
+            domain = self._connection.lookupByName(name)
+            kind, xml = libvirt.VIR_DOMAIN_METADATA_ELEMENT, FaultMark.xml(faults) if faults else None
+            # Each definition for itself: the running one has no such element when its domain was restored meanwhile.
+            _update(domain, lambda flags: _set_faults(domain, kind, xml, flags))
 
     def set_link(self, name: str, mac: str, *, up: bool) -> None:
         with saying(f"domain {name}: link of {mac}"):
@@ -278,6 +302,14 @@ def _undefine(domain: Any) -> None:
         if not unsupported(error):
             raise
         domain.undefineFlags(_UNDEFINE_BASIC)
+
+
+def _set_faults(domain: Any, kind: int, xml: str | None, flags: int) -> None:
+    try:
+        domain.setMetadata(kind, xml, "labctlfaults", FAULTS_NAMESPACE, flags)
+    except libvirt.libvirtError as error:
+        if xml is not None or error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN_METADATA:
+            raise
 
 
 def _update(domain: Any, act: Callable[[int], object]) -> None:

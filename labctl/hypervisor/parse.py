@@ -5,12 +5,13 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from labctl.errors import HypervisorError
-from labctl.inventory import DomainInfo, DomainState, Mark, NetworkInfo, NicInfo, VolumeInfo
+from labctl.inventory import DomainInfo, DomainState, FaultMark, Mark, NetworkInfo, NicInfo, VolumeInfo
 
 __all__ = [
     "domain_info",
     "has_virtualization",
     "interface_with_link",
+    "interface_xml",
     "name_of",
     "network_info",
     "nic_info",
@@ -46,6 +47,7 @@ def domain_info(xml: str, state: DomainState) -> DomainInfo:
         mark=Mark.find(xml),
         nics=tuple(nic_info(i, state) for i in root.iterfind("./devices/interface")),
         disks=_paths(root),
+        faults=FaultMark.find(xml),
     )
 
 
@@ -75,13 +77,24 @@ def interface_with_link(xml: str, mac: str, *, up: bool) -> str | None:
 
     None when the domain has no such interface.
     """
-    for interface in ElementTree.fromstring(xml).iterfind("./devices/interface"):
-        if _attribute(interface, "mac", "address").lower() == mac.lower():
-            link = interface.find("link")
-            link = ElementTree.SubElement(interface, "link") if link is None else link
-            link.set("state", "up" if up else "down")
-            return ElementTree.tostring(interface, encoding="unicode")
-    return None
+    interface = _interface(xml, mac)
+    if interface is None:
+        return None
+    link = interface.find("link")
+    link = ElementTree.SubElement(interface, "link") if link is None else link
+    link.set("state", "up" if up else "down")
+    return ElementTree.tostring(interface, encoding="unicode")
+
+
+def interface_xml(xml: str, mac: str) -> str | None:
+    """A domain's interface with that MAC, as virDomainDetachDeviceFlags wants it; None when it has none such."""
+    interface = _interface(xml, mac)
+    return None if interface is None else ElementTree.tostring(interface, encoding="unicode")
+
+
+def _interface(xml: str, mac: str) -> ElementTree.Element | None:
+    interfaces = ElementTree.fromstring(xml).iterfind("./devices/interface")
+    return next((i for i in interfaces if _attribute(i, "mac", "address").lower() == mac.lower()), None)
 
 
 def network_info(xml: str, *, active: bool) -> NetworkInfo:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Protocol
 
-from labctl.inventory import DomainInfo, HostFacts, Mark, NetworkInfo, PoolInfo, VolumeInfo
+from labctl.inventory import DomainInfo, FaultMark, HostFacts, Mark, NetworkInfo, PoolInfo, VolumeInfo
 
 __all__ = ["Console", "Hypervisor"]
 
@@ -99,8 +99,19 @@ class Hypervisor(Protocol):
         """Plug a NIC into a running domain, for as long as it runs (virDomainAttachDeviceFlags)."""
         ...
 
+    def detach_nic(self, name: str, mac: str) -> None:
+        """Unplug a NIC from a running domain (virDomainDetachDeviceFlags); its persistent definition keeps it.
+
+        The guest lets go of it some time after the call.
+        """
+        ...
+
     def mark_domain(self, name: str, mark: Mark) -> None:
         """Replace the mark, in the running and the persistent definition (virDomainSetMetadata)."""
+        ...
+
+    def mark_faults(self, name: str, faults: tuple[FaultMark, ...]) -> None:
+        """Replace the marks of the faults that the domain has, in the running and the persistent definition."""
         ...
 
     def set_link(self, name: str, mac: str, *, up: bool) -> None:

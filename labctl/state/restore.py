@@ -44,6 +44,7 @@ def restore_nodes(hypervisor: Hypervisor, state: State, plans: dict[str, DomainP
         hypervisor.create_volume(overlay_xml(overlay, machine.disk.capacity_bytes, machine.disk.path))
         _go_on(hypervisor, machine, plan)
         hypervisor.mark_domain(name, plan.mark)
+        hypervisor.mark_faults(name, ())  # they are in the state that is left
 
     for_all(one, plans)
 

@@ -11,7 +11,7 @@ from contract_bench import LAB, MAC, Bench
 
 from labctl.errors import AgentGone, HypervisorError
 from labctl.hypervisor.seam import Hypervisor
-from labctl.inventory import DomainInfo, DomainState, Stage
+from labctl.inventory import DomainInfo, DomainState, FaultMark, Stage
 from labctl.render.names import domain_name, overlay_name
 
 
@@ -62,6 +62,26 @@ def test_a_mark_is_replaced_and_outlives_the_power(bench: Bench, hypervisor: Hyp
     assert _info(hypervisor, name).mark == mark
     hypervisor.power_off(name)
     assert _info(hypervisor, name).mark == mark
+
+
+@pytest.mark.parametrize("on", [False, True], ids=["off", "on"])
+def test_marks_of_faults_are_replaced_outlive_the_power_and_leave_the_domains_own_mark_alone(
+    bench: Bench, hypervisor: Hypervisor, on: bool
+) -> None:
+    name = bench.node("n1")
+    if on:
+        hypervisor.start_domain(name)
+    assert _info(hypervisor, name).faults == ()
+    hypervisor.mark_faults(name, ())  # nothing to remove is fine
+    marks = (FaultMark("power-off", "n1", '{"<&>": "\'"}'), FaultMark("loss lan", "n1", "{}", '{"a": "b"}', "now"))
+    for wanted in (marks[:1], marks):
+        hypervisor.mark_faults(name, wanted)
+        assert _info(hypervisor, name).faults == wanted
+    hypervisor.mark_domain(name, bench.mark("n1"))
+    hypervisor.power_off(name)
+    assert (_info(hypervisor, name).faults, _info(hypervisor, name).mark) == (marks, bench.mark("n1"))
+    hypervisor.mark_faults(name, ())
+    assert _info(hypervisor, name).faults == ()
 
 
 def test_a_domain_that_is_not_there_is_none(hypervisor: Hypervisor, bench: Bench) -> None:
@@ -139,6 +159,8 @@ VERBS: dict[str, Callable[[Hypervisor, str, Bench], object]] = {
     "resume": lambda h, name, _: h.resume(name),
     "reset": lambda h, name, _: h.reset(name),
     "mark": lambda h, name, bench: h.mark_domain(name, bench.mark("nobody")),
+    "faults": lambda h, name, _: h.mark_faults(name, ()),
+    "detach": lambda h, name, _: h.detach_nic(name, MAC),
     "link": lambda h, name, _: h.set_link(name, MAC, up=False),
     "agent": lambda h, name, _: h.agent(name, {"execute": "guest-ping"}, 1),
     "console": lambda h, name, _: h.open_console(name),
@@ -208,6 +230,18 @@ def test_a_domain_does_not_start_without_its_disk(bench: Bench, hypervisor: Hype
     hypervisor.remove_volume(volume)
     with pytest.raises(HypervisorError, match=f"domain {name}: start: .*{volume}"):
         hypervisor.start_domain(name)
+
+
+@pytest.mark.needs("unplugging")
+def test_an_unplugged_nic_is_gone_and_comes_back_with_the_power(bench: Bench, hypervisor: Hypervisor) -> None:
+    name = bench.node("n1", bench.network())
+    hypervisor.start_domain(name)
+    hypervisor.detach_nic(name, MAC.upper())
+    assert _info(hypervisor, name).nics == ()
+    with pytest.raises(HypervisorError, match=f"domain {name}: has no NIC with the MAC {MAC}"):
+        hypervisor.detach_nic(name, MAC)
+    hypervisor.power_off(name)
+    assert [nic.mac for nic in _info(hypervisor, name).nics] == [MAC]
 
 
 # -- the guest ---------------------------------------------------------------------------------------------------------

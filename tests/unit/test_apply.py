@@ -48,6 +48,7 @@ class Site:
     hypervisor: Watched = field(default_factory=Watched)
     heard: Heard = field(default_factory=Heard)
     joined: list[str] = field(default_factory=list)
+    healed: list[str] = field(default_factory=list)
     bounds: Bounds = SHORT
 
     def __post_init__(self) -> None:
@@ -82,6 +83,7 @@ class Site:
                 build_image=self._build,
                 machine=lambda _node: None,
                 join=self._join,
+                heal=self.healed.append,
                 bounds=self.bounds,
                 progress=self.heard,
             ),

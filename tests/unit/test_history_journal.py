@@ -10,12 +10,15 @@ import pytest
 
 from labctl.errors import HostError, InputError
 from labctl.history import (
+    ClaimEvent,
     ClockEvent,
     Event,
     FaultEvent,
     FaultPhase,
     History,
     HistoryWriter,
+    LabEvent,
+    MachineEvent,
     MembershipEvent,
     Note,
     Opened,
@@ -35,6 +38,9 @@ EVERY_KIND: tuple[Event, ...] = (
     MembershipEvent(2.2, "web", "m2", ("m1", "m2")),
     SamplerEvent(0.5, "web", SamplerKind.STARTED, interval_s=0.1, timeout_s=0.9, sources=("10.0.0.1", "10.0.0.2")),
     ClockEvent(0.5, "client", -3.25, 0.004),
+    LabEvent(0.1, "small", "small.yaml", "lab: small\n", "tcg"),
+    MachineEvent(2.1, "m1", "shut off"),
+    ClaimEvent(4.0, "no_failures", {"probe": "web", "window": {"from_s": 1.5}}),
     Note(3.0, "a note"),
 )
 
@@ -160,6 +166,8 @@ def test_lines_are_json_objects_with_the_attributes_as_keys(tmp_path: Path) -> N
         "detail": "200",
         "number": 3,
         "late_s": 0.002,
+        "connection": 0,
+        "answers": 1,
     }
 
 
