@@ -8,6 +8,8 @@ def test_a_member_dies(lab, probe, inject, history):
 
 from __future__ import annotations
 
+import os
+import random
 import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -22,6 +24,7 @@ from labctl.clock import SystemClock
 from labctl.errors import LabError
 
 if TYPE_CHECKING:
+    from labctl.checks import Claim, Verdict
     from labctl.guest.agent import Guest
     from labctl.history import HistoryWriter
     from labctl.hypervisor.seam import Hypervisor
@@ -29,22 +32,40 @@ if TYPE_CHECKING:
     from labctl.probes.probe import Probe, RunningProbe
     from labctl.topology.spec import Accelerator
 
-__all__ = ["Labs"]
+__all__ = ["Labs", "lab_name", "uri_of"]
+
+_HISTORIES = pytest.StashKey[list[str]]()
+_KEPT = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The plugin's options."""
     group = parser.getgroup("labctl", "virtual labs")
-    group.addoption("--lab-connect", metavar="URI", help="hypervisor that the labs are on (default: qemu:///system)")
+    uris = "hypervisor that the labs are on (default: qemu:///system); several, with commas, are for pytest-xdist"
+    group.addoption("--lab-connect", metavar="URI", help=uris)
     group.addoption("--lab", metavar="NAME", help="name of the lab to use; made up from the topology's by default")
     group.addoption("--lab-keep", action="store_true", help="leave the labs up at the end, to look at them")
     group.addoption("--lab-reuse", action="store_true", help="take labs as an earlier run left them, and leave them up")
+    group.addoption(
+        "--lab-seed", metavar="N", type=int, help="seed of what is left to chance (default: another each run)"
+    )
+    group.addoption("--lab-report", metavar="FILE", help="make a page of what happened; figures go beside it, as .json")
+    group.addoption("--lab-debug", action="store_true", help="stop at the first failure, with the lab as it is then")
     group.addoption("--lab-accel", choices=["auto", "kvm", "tcg"], default="auto", help="what runs the guests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known."""
     config.addinivalue_line("markers", "lab(topology): the topology of the test's lab; `labctl up`'s by default")
+    config.addinivalue_line(
+        "markers", "needs(kvm, memory_mib, …): skip the test, with the reason, where that is not there"
+    )
+    config.stash[_HISTORIES] = []
+    config.stash[_KEPT] = []
+    if config.getoption("--lab-seed") is None:
+        config.option.lab_seed = int.from_bytes(os.urandom(4))
+    if config.getoption("--lab-debug"):
+        config.option.maxfail = 1
 
 
 @dataclass
@@ -55,12 +76,14 @@ class Labs:
     another run of tests uses is waited for: it would mend what this one breaks.
 
     Attributes:
+        worker: of pytest-xdist, such as `gw0`, each of which has labs of its own; empty without it.
         held: lets go of the labs' names at the end of the session.
         reuse: take a lab that is there as it is, rather than set it back to its ready state.
     """
 
     hypervisor: Hypervisor
     name: str | None
+    worker: str
     accelerator: Accelerator | None
     held: ExitStack
     reuse: bool = False
@@ -87,7 +110,7 @@ class Labs:
         from labctl.console import SAYS
         from labctl.lab import Lab
 
-        name = self.name or f"test-{re.sub(r'[^a-z0-9-]', '-', Path(topology).stem)}"[:32]
+        name = lab_name(topology, self.name, self.worker)
         lab = Lab.from_topology(topology, hypervisor=self.hypervisor, name=name, accelerator=self.accelerator)
         waiting = f"another run of tests uses lab {lab.name}: waiting for it"
         self.held.enter_context(store.locked(f"tests-{lab.name}", lambda: SAYS.print(waiting)))
@@ -112,15 +135,28 @@ def labs(request: pytest.FixtureRequest) -> Iterator[Labs]:
     from labctl.lab import DEFAULT_URI, open_hypervisor
     from labctl.topology.spec import Accelerator
 
-    option = request.config.getoption
+    option, worker = request.config.getoption, os.environ.get("PYTEST_XDIST_WORKER", "")
     accel = None if option("--lab-accel") == "auto" else Accelerator(option("--lab-accel"))
-    with open_hypervisor(option("--lab-connect") or DEFAULT_URI) as hypervisor, ExitStack() as held:
-        session = Labs(hypervisor, option("--lab"), accel, held, option("--lab-reuse"))
+    with open_hypervisor(uri_of(option("--lab-connect") or DEFAULT_URI, worker)) as hypervisor, ExitStack() as held:
+        session = Labs(hypervisor, option("--lab"), worker, accel, held, option("--lab-reuse"))
         try:
             yield session
         finally:
-            if not (option("--lab-keep") or option("--lab-reuse")):
+            keep = option("--lab-keep") or option("--lab-reuse")
+            if not (keep or (option("--lab-debug") and request.session.testsfailed)):
                 session.destroy()
+
+
+def lab_name(topology: str, name: str | None, worker: str) -> str:
+    """The name of a session's lab: the one asked for, else one made up; of each worker's its own."""
+    name = name or f"test-{re.sub(r'[^a-z0-9-]', '-', Path(topology).stem)}"
+    return f"{name[: 31 - len(worker)].rstrip('-')}-{worker}" if worker else name[:32].rstrip("-")
+
+
+def uri_of(uris: str, worker: str) -> str:
+    """The hypervisor of a worker: they take turns with those that there are."""
+    known = [uri.strip() for uri in uris.split(",")]
+    return known[int(re.sub(r"\D", "", worker) or 0) % len(known)]
 
 
 @pytest.fixture
@@ -170,14 +206,26 @@ def evidence_dir(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
-def history(evidence_dir: Path) -> Iterator[HistoryWriter]:
+def history(evidence_dir: Path, request: pytest.FixtureRequest) -> Iterator[HistoryWriter]:
     """The test's history; its file stays in the test's evidence."""
-    from labctl.history import HistoryWriter
+    from labctl.history import HistoryWriter, LabEvent
 
     path = evidence_dir / "history.jsonl"
     path.unlink(missing_ok=True)
+    request.config.stash[_HISTORIES].append(str(path))
     with HistoryWriter(path) as writer:
+        if "lab" in request.fixturenames:
+            lab = request.getfixturevalue("lab")
+            made_from = (lab.record.file, lab.record.text, str(lab.spec.accelerator))
+            writer.append(LabEvent(writer.now_s(), lab.name, *made_from))
+        writer.note(f"--lab-seed {request.config.getoption('--lab-seed')}")
         yield writer
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> random.Random:
+    """Chance that repeats itself with `--lab-seed`; each test has its own, whatever the others draw."""
+    return random.Random(f"{request.config.getoption('--lab-seed')} {request.node.nodeid}")  # noqa: S311 - no secret
 
 
 @pytest.fixture
@@ -189,11 +237,34 @@ def probe(client: Guest, history: HistoryWriter) -> Callable[[Probe], AbstractCo
 
 
 @pytest.fixture
-def inject(lab: Lab, history: HistoryWriter) -> Callable[..., AbstractContextManager[None]]:
+def inject(
+    lab: Lab, history: HistoryWriter, request: pytest.FixtureRequest
+) -> Callable[..., AbstractContextManager[None]]:
     """Breaks one thing or several at once for the length of a `with` block: `with inject(PowerOff("cas1")): …`."""
     from labctl.faults import injected_together
 
-    return lambda *faults: injected_together(faults, lab.ground(), history)
+    look = request.config.getoption("--lab-debug")
+    return lambda *faults: injected_together(faults, lab.ground(), history, leave_on_error=look)
+
+
+@pytest.fixture
+def verdict(request: pytest.FixtureRequest, history: HistoryWriter) -> Callable[..., Verdict]:
+    """Judges the history by claims, which it keeps: `verdict(claim(no_failures, "web"), …).require_pass()`.
+
+    The figures are printed, and are properties of the test in JUnit files.
+    """
+    from labctl.checks import judged, summary
+
+    def judge(*claims: Claim) -> Verdict:
+        found = judged(history, *claims)
+        print(summary(found))  # noqa: T201 - pytest shows it when the test fails, or with -rA
+        request.node.user_properties += [
+            ("verdict", str(found.result)),
+            *((f"{f.check}: {figure.name}", str(figure)) for f in found.findings for figure in f.figures),
+        ]
+        return found
+
+    return judge
 
 
 @pytest.fixture
@@ -209,6 +280,66 @@ def watch(lab: Lab, history: HistoryWriter) -> Iterator[None]:
         yield
 
 
+# -- what a test needs -------------------------------------------------------------------------------------------------
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose `needs` marker asks for what this host does not have."""
+    needs = {**{name: True for mark in item.iter_markers("needs") for name in mark.args if isinstance(name, str)},
+             **{name: value for mark in item.iter_markers("needs") for name, value in mark.kwargs.items()}}  # fmt: skip
+    if needs and (lacking := _lacking(needs, item.config)):
+        pytest.skip(lacking)
+
+
+def _lacking(needs: dict[str, Any], config: pytest.Config) -> str:
+    """What of it is not there; empty when all is. Needs that are not ours are left to whoever knows them."""
+    if not needs.keys() & {"kvm", "memory_mib"}:
+        return ""
+    from labctl.accelerator import accelerator, cpu_flags
+    from labctl.lab import DEFAULT_URI, open_hypervisor
+    from labctl.topology.spec import Accelerator
+
+    uri = uri_of(config.getoption("--lab-connect") or DEFAULT_URI, os.environ.get("PYTEST_XDIST_WORKER", ""))
+    with open_hypervisor(uri) as hypervisor:
+        host = hypervisor.host()
+        if needs.get("kvm") and accelerator(host, cpu_flags(uri)) is not Accelerator.KVM:
+            return f"needs KVM, which does not work on {uri}"
+    if host.memory_mib < int(needs.get("memory_mib", 0)):
+        return f"needs {needs['memory_mib']} MiB of memory, {uri} has {host.memory_mib} MiB"
+    return ""
+
+
+# -- the report --------------------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take over what a worker of pytest-xdist has written; a worker that crashed can't say."""
+    if error is None:
+        node.config.stash[_HISTORIES].extend(getattr(node, "workeroutput", {}).get("labctl_histories", []))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the report; a worker tells its controller instead."""
+    config = session.config
+    written = config.stash[_HISTORIES]
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["labctl_histories"] = written
+    elif (target := config.getoption("--lab-report")) and written:
+        from labctl.history import read_history
+        from labctl.report import write_report
+
+        result = write_report([read_history(Path(p)) for p in written], Path(target))
+        config.stash[_KEPT].append(f"labctl: {result}, see {target}")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say where to look."""
+    for line in config.stash[_KEPT]:
+        terminalreporter.write_line(line)
+
+
 # -- evidence ----------------------------------------------------------------------------------------------------------
 
 
@@ -219,9 +350,25 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     funcargs = getattr(item, "funcargs", {})
     session = funcargs.get("labs")
     if report.failed and isinstance(session, Labs) and (lab := session.labs.get(_topology_of(item))):
-        folder = _gather(lab, _evidence_dir(item))
+        from labctl.evidence import gather
+
+        folder = gather(lab, _evidence_dir(item))
         report.sections.append(("labctl evidence", f"consoles, journals and history: {folder}"))
+        if item.config.getoption("--lab-debug"):
+            item.config.stash[_KEPT] += _how_to_look(lab)
     return report
+
+
+def _how_to_look(lab: Lab) -> list[str]:
+    named = f"--lab {lab.name}"
+    return [
+        f"labctl: the lab {lab.name} is as it was when the test failed",
+        f"  labctl status {named}",
+        f"  labctl fault ls {named}",
+        f"  labctl exec {named} {lab.spec.nodes[0].name} -- sh",
+        f"  labctl console {named} {lab.spec.nodes[0].name}",
+        f"  labctl destroy {named}",
+    ]
 
 
 def _topology_of(item: pytest.Item) -> str:
@@ -237,34 +384,3 @@ def _evidence_dir(item: pytest.Item) -> Path:
     folder = store.artifacts_dir().absolute() / re.sub(r"[^A-Za-z0-9_.-]+", "-", item.nodeid).strip("-")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _gather(lab: Lab, folder: Path) -> Path:
-    for node in lab.spec.nodes:
-        for what, get in (("console.log", _console), ("journal.log", _journal)):
-            try:
-                text = get(lab, node.name)
-            except LabError as error:
-                text = f"could not be read: {error}\n"
-            (folder / f"{node.name}.{what}").write_text(text)
-    return folder
-
-
-def _console(lab: Lab, node: str) -> str:
-    from labctl.lab import console_tail
-
-    return console_tail(lab.hypervisor, lab.name, node, size_bytes=1 << 20)
-
-
-# A guest without systemd has journalctl all the same, which finds nothing and is content with that.
-_JOURNAL = """
-if [ -d /run/systemd/system ]; then exec journalctl --merge --no-pager --lines 2000; fi
-tail -n 500 /var/log/*.log /var/log/nginx/error.log
-"""
-
-
-def _journal(lab: Lab, node: str) -> str:
-    guest = lab.guest(node)
-    if why_not := guest.answers():
-        return f"not to be had, the guest agent does not answer: {why_not}\n"
-    return guest.run(["/bin/sh", "-c", _JOURNAL], within_s=60.0).stdout.decode(errors="replace")

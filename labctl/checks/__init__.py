@@ -4,14 +4,20 @@ A check returns PASS only for what the history shows; a probe that sampled badly
 few samples make it INCONCLUSIVE.
 """
 
+from labctl.checks.claims import CHECKS, Claim, claim, claims_of, general_claims, judge_history, judged
+from labctl.checks.connections import answered_once, connections_kept
 from labctl.checks.faults import fault_confirmed, heal_confirmed
-from labctl.checks.members import affinity_kept, clients_of, members_answer
+from labctl.checks.machines import machines_lived
+from labctl.checks.members import affinity_kept, clients_of, members_agree, members_answer
 from labctl.checks.outage import Outage, outage, outage_by_source
 from labctl.checks.sampling import SamplerLimits, sampler_healthy
 from labctl.checks.service import no_failures, recovers_within
+from labctl.checks.steady import only_affected, recovers_unaided, steady_state_restored
 from labctl.checks.verdict import Figure, Finding, Result, Verdict, judge, summary
 
 __all__ = [
+    "CHECKS",
+    "Claim",
     "Figure",
     "Finding",
     "Outage",
@@ -19,15 +25,27 @@ __all__ = [
     "SamplerLimits",
     "Verdict",
     "affinity_kept",
+    "answered_once",
+    "claim",
+    "claims_of",
     "clients_of",
+    "connections_kept",
     "fault_confirmed",
+    "general_claims",
     "heal_confirmed",
     "judge",
+    "judge_history",
+    "judged",
+    "machines_lived",
+    "members_agree",
     "members_answer",
     "no_failures",
+    "only_affected",
     "outage",
     "outage_by_source",
+    "recovers_unaided",
     "recovers_within",
     "sampler_healthy",
+    "steady_state_restored",
     "summary",
 ]

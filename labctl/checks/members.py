@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from labctl.checks.sampling import SamplerLimits, sampler_trouble, sources_of
 from labctl.checks.verdict import Figure, Finding, Result
-from labctl.history import History, Sample, Window
+from labctl.history import History, MembershipEvent, Sample, Window
 
-__all__ = ["affinity_kept", "clients_of", "members_answer"]
+__all__ = ["affinity_kept", "clients_of", "members_agree", "members_answer"]
 
 
 def clients_of(history: History, probe: str, member: str, *, before_s: float) -> tuple[str, ...]:
@@ -98,6 +98,27 @@ def affinity_kept(
     if broken:
         return Finding(check, Result.FAIL, _told(broken), figures)
     return Finding(check, Result.PASS, f"{len(group)} clients changed only when the membership did", figures)
+
+
+def members_agree(
+    history: History, cluster: str, members: Sequence[str], *, after_s: float, within_s: float
+) -> Finding:
+    """Whether every member sees every member within a bound after a moment, and still does at the end."""
+    check = f"{cluster}: {', '.join(members)} see each other again within {within_s:.3f} s"
+    views = {m: [e for e in history.of(MembershipEvent) if (e.cluster, e.observer) == (cluster, m)] for m in members}
+    silent = [m for m, events in views.items() if not events]
+    if silent:
+        return Finding(check, Result.INCONCLUSIVE, f"nobody watched what {', '.join(silent)} sees")
+    whole = tuple(sorted(members))
+    last = {member: events[-1] for member, events in views.items()}
+    apart = [f"{m} sees {', '.join(e.alive) or 'nobody'}" for m, e in last.items() if e.alive != whole]
+    if apart:
+        return Finding(check, Result.FAIL, "; ".join(apart))
+    took_s = max(0.0, *(e.at_s - after_s for e in last.values()))
+    figures = (Figure("took", took_s, "s"),)
+    if took_s > within_s:
+        return Finding(check, Result.FAIL, f"it took {took_s:.3f} s", figures)
+    return Finding(check, Result.PASS, f"it took {took_s:.3f} s", figures)
 
 
 def _excused(move: tuple[Sample, Sample], excuses_s: Sequence[float], slack_s: float) -> bool:

@@ -13,7 +13,7 @@ from labctl.checks.sampling import SamplerLimits, sampler_trouble, sources_of
 from labctl.checks.verdict import Figure, Finding, Result
 from labctl.history import FaultPhase, History, Sample, SamplerKind, Window
 
-__all__ = ["no_failures", "recovers_within"]
+__all__ = ["around", "no_failures", "recovers_within"]
 
 
 def no_failures(
@@ -89,7 +89,7 @@ def recovers_within(
     )
     if trouble:
         return Finding(check, Result.INCONCLUSIVE, trouble, _figures(history, probe, sources, None))
-    found = spanning(_around(samples, sources, from_s), from_s)
+    found = spanning(around(samples, sources, from_s), from_s)
     figures = _figures(history, probe, sources, found)
     if found is None:
         return _unhit(check, samples, expect_hit, bound_s, figures)
@@ -120,7 +120,7 @@ def _unhit(
     return Finding(check, Result.PASS, f"no request failed, and none came more than {gap_s:.3f} s apart", figures)
 
 
-def _around(samples: Sequence[Sample], sources: Sequence[str], from_s: float) -> list[Sample]:
+def around(samples: Sequence[Sample], sources: Sequence[str], from_s: float) -> list[Sample]:
     """The samples that were under way at a moment or came later, and each client's last good one before them."""
     before = {s.source: s for s in samples if s.ended_s < from_s and s.good}
     known = [before[source] for source in sources if source in before]

@@ -93,7 +93,9 @@ class Timed:
 
 
 @contextmanager
-def injected_together(faults: Sequence[Fault | Timed], ground: Ground, history: Recorder) -> Iterator[None]:
+def injected_together(
+    faults: Sequence[Fault | Timed], ground: Ground, history: Recorder, *, leave_on_error: bool = False
+) -> Iterator[None]:
     """Several faults for the length of a block, those that are timed at their times; see `injected`.
 
     Raises:
@@ -106,7 +108,7 @@ def injected_together(faults: Sequence[Fault | Timed], ground: Ground, history: 
     with ExitStack() as stack:
         for fault in faults:
             if not isinstance(fault, Timed):
-                stack.enter_context(injected(fault, ground, history))
+                stack.enter_context(injected(fault, ground, history, leave_on_error=leave_on_error))
         try:
             for thread in threads:
                 thread.start()

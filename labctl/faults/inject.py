@@ -194,10 +194,13 @@ def heal(fault: Fault, ground: Ground, history: Recorder) -> None:
 
 
 @contextmanager
-def injected(fault: Fault, ground: Ground, history: Recorder) -> Iterator[None]:
+def injected(fault: Fault, ground: Ground, history: Recorder, *, leave_on_error: bool = False) -> Iterator[None]:
     """The fault is in effect inside the block, and healed after it, however the block ends.
 
     A heal that fails is raised; where the block itself raised, it is added to that as a note, so as not to hide it.
+
+    Args:
+        leave_on_error: where the block raises, somebody wants to look: the fault stays, and so does its mark.
     """
     try:
         inject(fault, ground, history)
@@ -210,7 +213,8 @@ def injected(fault: Fault, ground: Ground, history: Recorder) -> Iterator[None]:
         confirm(fault, ground, history)
         yield
     except BaseException as error:
-        _heal_beside(error, fault, ground, history)
+        if not leave_on_error:
+            _heal_beside(error, fault, ground, history)
         raise
     heal(fault, ground, history)
 

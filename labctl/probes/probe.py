@@ -19,7 +19,7 @@ from typing import Any, Protocol, Self
 
 from labctl.clock import Clock, Deadline, SystemClock, wait_until
 from labctl.errors import CommandFailed, DeadlineExceeded, GuestError, HypervisorError, InputError, LabError
-from labctl.history import AgentReading, HistoryWriter, SamplerEvent, SamplerKind
+from labctl.history import AgentReading, HistoryWriter, Sample, SamplerEvent, SamplerKind
 from labctl.probes.feed import Feed
 
 __all__ = ["Expect", "Kind", "Probe", "ProbeGuest", "RunningProbe"]
@@ -203,6 +203,7 @@ class RunningProbe:
         self._feed = Feed(probe.name, guest.name, probe.target, stall_s)
         self._folder = ""
         self._offset = 0
+        self._sampled_s: list[float] = []
         self._unread = ""
         self._quit = threading.Event()
         self._failure: BaseException | None = None
@@ -239,6 +240,28 @@ class RunningProbe:
             self._history.append(*self._feed.last(self._clock.now_s()))
         if self._failure:
             raise self._failure
+
+    def sample_rounds(self, rounds: int, *, at_least_s: float = 0.0, within_s: float = 300.0) -> None:
+        """Wait until every source was asked so many times from now on, by what is written down.
+
+        Args:
+            at_least_s: and so much time has passed.
+
+        Raises:
+            DeadlineExceeded: the samples did not come.
+        """
+        began_s = self._clock.now_s()
+        wanted = rounds * max(1, len(self.probe.sources))
+
+        def enough() -> tuple[bool | None, str]:
+            if self._failure:
+                raise self._failure
+            fresh = sum(at_s >= began_s for at_s in self._sampled_s)
+            done = fresh >= wanted and self._clock.now_s() >= began_s + at_least_s
+            return (True if done else None), self._unread or f"{fresh} samples"
+
+        what = f"{self._guest.name}: {wanted} samples of {self.probe.name}"
+        wait_until(what, enough, Deadline.within(within_s, self._clock), every_s=min(0.5, self._poll_s))
 
     # -- life of the prober ----------------------------------------------------------------------------------------
 
@@ -309,7 +332,9 @@ class RunningProbe:
             reading = AgentReading(before_s, self._guest.clock_ns(), self._clock.now_s())
             data = self._guest.read_file(f"{self._folder}/samples.jsonl", offset=self._offset)
             self._offset += len(data)
-            self._history.append(*self._feed.take(data, reading))
+            events = self._feed.take(data, reading)
+            self._history.append(*events)
+            self._sampled_s += [e.at_s for e in events if isinstance(e, Sample)]
             self._history.append(*self._feed.stall(before_s, self._why_silent))
         except (GuestError, HypervisorError, DeadlineExceeded) as error:
             self._tell_unread(error)

@@ -18,7 +18,7 @@ _EXPRESSION_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupErro
 _ENVIRONMENT = Environment(
     loader=PackageLoader("labctl.render", "xml"),
     undefined=StrictUndefined,
-    autoescape=lambda name: name is not None and name.endswith(".xml.j2"),
+    autoescape=lambda name: name is not None and name.endswith((".xml.j2", ".html.j2", ".svg.j2")),
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,
@@ -30,7 +30,7 @@ def render_text(source: str, name: str, context: Mapping[str, object]) -> str:
 
     Args:
         source: the template.
-        name: what errors call it; a name that ends in `.xml.j2` turns escaping on.
+        name: what errors call it; a name that ends in `.xml.j2`, `.html.j2` or `.svg.j2` turns escaping on.
         context: the variables that it may use.
 
     Raises:

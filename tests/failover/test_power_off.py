@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scenario import a_member_loses_power_and_comes_back
+from scenario import takeover
 
 from labctl.checks import Result
 
@@ -34,26 +34,23 @@ def test_the_members_run_what_they_should(lab, node):
         assert str(lab.cluster("mail").address.ip) in host.interface(member.nic).addresses
 
 
-def test_a_member_loses_power_and_comes_back(lab, probe, inject, history, watch, record_property):
-    verdict = a_member_loses_power_and_comes_back(lab, probe, inject, history)
-    record_property("verdict", str(verdict.result))
-    for finding in verdict.findings:
-        for figure in finding.figures:
-            record_property(f"{finding.check}: {figure.name}", str(figure))
-    verdict.require_pass()
+def test_a_member_loses_power_and_comes_back(lab, probe, inject, history, watch, verdict):
+    takeover(lab).run(lab, probe, inject, history, verdict).require_pass()
 
 
-def test_the_scenario_fails_when_the_victim_was_no_member_beforehand(lab, node, probe, inject, history, watch):
+def test_the_scenario_fails_when_the_victim_was_no_member_beforehand(lab, node, probe, inject, history, watch, verdict):
     """Its keepalived is off, so nobody is its client, and a power-off that hits nobody proves nothing."""
     victim = lab.cluster("mail").members[0].node
     assert node(victim).run("systemctl stop keepalived").rc == 0
     # It is enabled all the same, so that the node that is powered on again is a member again.
-    verdict = a_member_loses_power_and_comes_back(lab, probe, inject, history)
-    assert verdict.result is Result.FAIL
-    assert any(f"{victim} answered none of" in f.reason for f in verdict.findings if f.result is Result.FAIL)
+    found = takeover(lab).run(lab, probe, inject, history, verdict)
+    assert found.result is Result.FAIL
+    assert any(f"{victim} answered none of" in f.reason for f in found.findings if f.result is Result.FAIL)
 
 
-def test_the_scenario_fails_when_the_survivor_drops_what_it_should_take_over(lab, node, probe, inject, history, watch):
+def test_the_scenario_fails_when_the_survivor_drops_what_it_should_take_over(
+    lab, node, probe, inject, history, watch, verdict
+):
     """Its packet filter knows its own buckets only, so nobody serves the dead member's clients."""
     cluster = lab.cluster("mail")
     victim, survivor = cluster.members
@@ -63,9 +60,9 @@ def test_the_scenario_fails_when_the_survivor_drops_what_it_should_take_over(lab
     broken = host.run("nft insert rule ip %s decide %s", f"labctl_{cluster.name}", rule)
     assert broken.rc == 0, broken.stderr
     try:
-        verdict = a_member_loses_power_and_comes_back(lab, probe, inject, history)
+        found = takeover(lab).run(lab, probe, inject, history, verdict)
     finally:
         mended = host.run("nft -f %s", file)
     assert mended.rc == 0, mended.stderr
-    assert verdict.result is Result.FAIL
-    assert any("the outage lasted" in f.reason for f in verdict.findings if f.result is Result.FAIL)
+    assert found.result is Result.FAIL
+    assert any("the outage lasted" in f.reason for f in found.findings if f.result is Result.FAIL)

@@ -7,7 +7,7 @@ import re
 import subprocess
 
 import pytest
-from failover import LIMITS, sampled_for, web
+from failover import LIMITS, web
 
 from labctl.checks import affinity_kept, judge, members_answer, no_failures, summary
 from labctl.render.names import bridge_name
@@ -34,8 +34,8 @@ def ask(client, count=1):
 
 def test_both_members_serve_and_each_of_60_clients_stays_with_one(lab, probe, history):
     spec = web(lab, clients=60, rate_hz=25)
-    with probe(spec):
-        sampled_for(lab, history, spec, rounds=2)
+    with probe(spec) as running:
+        running.sample_rounds(2)
     seen = history.read()
     verdict = judge(
         members_answer(seen, "web", ["m1", "m2"], limits=LIMITS),

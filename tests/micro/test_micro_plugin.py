@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from labctl.faults import active
 from labctl.inventory import Inventory
-from labctl.lab import inventory
+from labctl.lab import Lab, inventory
 
 pytestmark = pytest.mark.lab(topology="micro")
 
 OTHER = "test-nested"
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture
@@ -51,9 +55,10 @@ def test_it():
 
 def test_the_marker_and_the_fixtures_are_told(run_tests):
     text = "def test_it(): pass"
+    assert "@pytest.mark.needs(kvm, memory_mib, …)" in run_tests(text, "--markers").stdout
     assert "@pytest.mark.lab(topology)" in run_tests(text, "--markers").stdout
     told = run_tests(text, "--fixtures").stdout
-    for fixture in ("lab", "node", "client", "probe", "inject", "history", "watch"):
+    for fixture in ("lab", "node", "client", "probe", "inject", "history", "watch", "verdict", "chance"):
         assert f"\n{fixture} " in told
 
 
@@ -79,6 +84,39 @@ def test_testinfra_sees_into_a_node(node):
     assert member.socket("tcp://0.0.0.0:80").is_listening
     assert member.check_output("echo %s", "it's") == "it's"
     assert member.run("exit 3").rc == 3
+
+
+def test_the_suite_of_five_lines_that_the_readme_shows_passes_in_an_empty_directory(run_tests, micro):
+    text = re.search(r"`test_mine\.py`:\n\n```python\n(.*?)```", README.read_text(), re.DOTALL)[1]
+    assert len(text.splitlines()) == 5
+    done = run_tests(text, "--lab", OTHER, "--lab-connect", micro.hypervisor.uri)
+    assert "1 passed" in done.stdout, done.stdout
+    assert inventory(micro.hypervisor).of(OTHER) == Inventory()
+
+
+def test_a_test_that_failed_can_be_looked_into_with_its_fault_in_effect(run_tests, micro):
+    done = run_tests(
+        """
+import pytest
+from labctl.faults import LinkDown
+
+@pytest.mark.lab(topology="micro")
+def test_it(lab, inject):
+    with inject(LinkDown("m1", "host")):
+        assert lab.name == "something else"
+
+def test_more(): pass
+""",
+        *("--lab", OTHER, "--lab-connect", micro.hypervisor.uri, "--lab-debug"),
+    )
+    assert "1 failed" in done.stdout
+    assert "passed" not in done.stdout
+    assert f"labctl fault ls --lab {OTHER}" in done.stdout
+    left = Lab.existing(micro.hypervisor, OTHER)
+    try:
+        assert [m.kind for m in active(left.ground())] == ["link-down host"]
+    finally:
+        left.destroy()
 
 
 def test_a_failed_test_leaves_consoles_journals_and_history(run_tests, micro, tmp_path):

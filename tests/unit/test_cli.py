@@ -25,6 +25,7 @@ from labctl.cli.app import app
 from labctl.cli.progress import Reporter
 from labctl.console import RESULTS
 from labctl.errors import DeadlineExceeded, GuestError, HostError, HypervisorError, InputError, VerdictFailed
+from labctl.history import FaultEvent, FaultPhase, HistoryWriter
 from labctl.render.xml import overlay_xml
 from labctl.topology.schema import schema_json
 from labctl.topology.spec import Accelerator
@@ -635,3 +636,81 @@ def test_the_shell_completes_commands_and_options(
     monkeypatch.setenv("COMP_WORDS", words)
     monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
     assert run().out.split() == [expected]
+
+
+# -- histories ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Callable[[FaultPhase], Path]:
+    """A history of one power cut, confirmed or not."""
+
+    def write(phase: FaultPhase) -> Path:
+        path = tmp_path / f"{phase}" / "history.jsonl"
+        phases = (FaultPhase.INJECTED, phase, FaultPhase.HEALED, FaultPhase.HEAL_CONFIRMED)
+        with HistoryWriter(path) as writer:
+            writer.append(*(FaultEvent(float(i), "power-off", "m1", p, "seen") for i, p in enumerate(phases)))
+        return path
+
+    return write
+
+
+def test_a_verdict_that_is_not_pass_is_exit_code_1(run: Labctl, told: Callable[[FaultPhase], Path]) -> None:
+    fine, unsure = told(FaultPhase.CONFIRMED), told(FaultPhase.UNCONFIRMED)
+    passed = run("verdict", fine)
+    assert (passed.code, passed.out.splitlines()[0]) == (0, "verdict: PASS")
+    both = run("verdict", fine, unsure)
+    assert both.code == 1
+    assert "verdict: INCONCLUSIVE" in both.out
+    found = run("verdict", fine, unsure, "--json")
+    assert found.code == 1
+    assert [v["verdict"] for v in found.json] == ["PASS", "INCONCLUSIVE"]
+
+
+def test_a_history_that_is_not_there_is_bad_input(run: Labctl, tmp_path: Path) -> None:
+    assert run("verdict", tmp_path / "none.jsonl").code == 2
+
+
+def test_a_report_is_written_whatever_the_verdict(
+    run: Labctl, told: Callable[[FaultPhase], Path], tmp_path: Path
+) -> None:
+    target = tmp_path / "page.html"
+    done = run("report", told(FaultPhase.UNCONFIRMED), "-o", target)
+    assert (done.code, "INCONCLUSIVE" in done.err) == (0, True)
+    assert "power-off of m1" in target.read_text()
+    figures = run("report", told(FaultPhase.UNCONFIRMED), "--json")
+    assert figures.json[0]["faults"][0]["confirmed"] is False
+
+
+def test_a_topology_is_drawn(run: Labctl, file: Path) -> None:
+    assert run("graph", file).out.startswith("<svg")
+    assert run("graph", file, "--format", "mermaid").out.startswith("flowchart TB")
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+def test_faults_are_done_listed_and_healed_by_hand(run: Labctl, small: Bench, file: Path) -> None:
+    assert run("fault", "ls").out == "no faults\n"
+    done = run("fault", "inject", "pause", "m1")
+    assert (done.code, done.err) == (0, "pause of m1 is in effect: the domain is paused\n")
+    assert run("fault", "ls", "--json").json[0]["fault"] == {"name": "pause", "node": "m1"}
+    assert run("fault", "ls").out.splitlines()[1].split()[:2] == ["pause", "m1"]
+    assert run("plan", file).out == "heal m1: pause\n"
+    assert run("fault", "inject", "pause", "m1").code == 2
+    assert "pause of m1 is healed" in run("fault", "heal", "pause", "m1").err
+    assert run("fault", "ls").out == "no faults\n"
+    assert run("fault", "heal", "--all").code == 0
+
+
+@pytest.mark.parametrize(
+    "typed", [("heal",), ("heal", "pause", "--all"), ("heal", "pause"), ("inject", "pause", "m1", "x")]
+)
+def test_which_fault_is_meant_must_be_clear(run: Labctl, small: Bench, typed: tuple[str, ...]) -> None:
+    assert run("fault", *typed).code == 2
+
+
+def test_help_shows_each_kind_of_fault_with_what_it_takes(run: Labctl) -> None:
+    shown = " ".join(run("fault", "inject", "--help").out.split())
+    assert "loss nic=… percent=… [direction=both] [seed=]" in shown
+    assert "memory-hog [leave_mib=24]" in shown

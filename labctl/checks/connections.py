@@ -1,0 +1,69 @@
+"""Whether connections that were to last did, and whether each request had one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from labctl.checks.sampling import SamplerLimits, sampler_trouble, sources_of
+from labctl.checks.verdict import Figure, Finding, Result
+from labctl.history import History, Window
+
+__all__ = ["answered_once", "connections_kept"]
+
+
+def connections_kept(
+    history: History,
+    probe: str,
+    sources: Sequence[str] | None = None,
+    *,
+    window: Window | None = None,
+    limits: SamplerLimits | None = None,
+) -> Finding:
+    """Whether each client of a probe that keeps its connections had one and the same all the time."""
+    span = window or Window()
+    group = sources_of(history, probe, sources)
+    apart = history.by_source(probe, group, span)
+    numbers = {source: {s.connection for s in samples} for source, samples in apart.items()}
+    failed = {source for source, samples in apart.items() if any(s.failed for s in samples)}
+    broken = sorted(source for source, seen in numbers.items() if len(seen) > 1 or source in failed)
+    figures = (Figure("connections", len(group), "connections"), Figure("broken", len(broken), "connections"))
+    check = f"{probe}: the connections of {len(group)} clients last"
+    unsampled = [source for source, samples in apart.items() if not samples]
+    trouble = sampler_trouble(history, probe, span, limits or SamplerLimits())
+    if not trouble and (unsampled or not group):
+        trouble = f"{unsampled[0]} and others were never asked" if unsampled else "there is no client in the group"
+    if not trouble and any(0 in seen for seen in numbers.values()):
+        trouble = f"the probe {probe} keeps no connections"
+    if trouble:
+        return Finding(check, Result.INCONCLUSIVE, trouble, figures)
+    if broken:
+        return Finding(check, Result.FAIL, f"{len(broken)} connections broke, the first that of {broken[0]}", figures)
+    return Finding(check, Result.PASS, f"{len(group)} connections lasted", figures)
+
+
+def answered_once(
+    history: History,
+    probe: str,
+    sources: Sequence[str] | None = None,
+    *,
+    window: Window | None = None,
+    limits: SamplerLimits | None = None,
+) -> Finding:
+    """Whether no request was answered by more than one member, as happens when two take the same client for theirs."""
+    span = window or Window()
+    samples = history.samples(probe, sources_of(history, probe, sources), span)
+    doubled = [s for s in samples if s.answers > 1]
+    figures = (Figure("requests", len(samples), "requests"), Figure("answered twice", len(doubled), "requests"))
+    check = f"{probe}: no request is answered twice"
+    trouble = sampler_trouble(history, probe, span, limits or SamplerLimits())
+    if not trouble and not any(s.good for s in samples):
+        trouble = "there is no good answer"
+    if trouble and not doubled:
+        return Finding(check, Result.INCONCLUSIVE, trouble, figures)
+    if doubled:
+        first = doubled[0]
+        reason = (
+            f"{len(doubled)} requests; the first at {first.at_s:.3f} s from {first.source}, {first.answers} answers"
+        )
+        return Finding(check, Result.FAIL, reason, figures)
+    return Finding(check, Result.PASS, f"all {len(samples)} requests had one answer at most", figures)
