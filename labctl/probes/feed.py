@@ -155,6 +155,8 @@ class Feed:
             detail=values["detail"],
             number=values["k"],
             late_s=max(0.0, values["started"] - values["due"]),
+            connection=values.get("connection", 0),
+            answers=values.get("answers", 1),
         )
 
 

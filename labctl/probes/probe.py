@@ -6,21 +6,18 @@ guest agent, so samples arrive also while the guest's network is cut.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import re
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from labctl.clock import Clock, Deadline, SystemClock, wait_until
-from labctl.errors import CommandFailed, DeadlineExceeded, GuestError, HypervisorError, InputError, LabError
+from labctl.errors import CommandFailed, DeadlineExceeded, GuestError, HypervisorError, LabError
 from labctl.history import AgentReading, HistoryWriter, Sample, SamplerEvent, SamplerKind
 from labctl.probes.feed import Feed
+from labctl.probes.spec import Expect, Kind, Probe
 
 __all__ = ["Expect", "Kind", "Probe", "ProbeGuest", "RunningProbe"]
 
@@ -54,88 +51,6 @@ while [ -n "$pid" ] && [ "/proc/$pid/cwd" -ef "$1" ]; do
 done
 exec rm -rf -- "$1"
 """
-
-
-class Kind(StrEnum):
-    """What a request is."""
-
-    TCP = "tcp"  # a connection, opened and closed
-    HTTP = "http"  # GET on a connection of its own
-    HTTPS = "https"  # the same over TLS, the certificate checked against the guest's CA store
-    UDP = "udp"  # one datagram, one answer
-
-
-@dataclass(frozen=True, slots=True)
-class Expect:
-    """What counts as the right answer.
-
-    Attributes:
-        status: of HTTP.
-        body: regular expression to be found in the body or datagram; empty for any.
-        member: regular expression whose first group in the body is the member's name; an HTTP header X-Labctl-Member
-            comes first.
-    """
-
-    status: int = 200
-    body: str = ""
-    member: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """What is asked, from where and how often.
-
-    Attributes:
-        name: unique in a history; letters, digits, `-`, `_` and `.`.
-        host: name for the Host header, TLS server name and certificate; the address when empty.
-        sources: client addresses, one request each in turn; empty for the guest's own choice.
-        rate_hz: requests a second over all sources.
-        timeout_s: of one request. Below 1 s a connection is tried with a single SYN (RFC 6298, 2.1), so that a sample
-            speaks of one moment.
-        limit_s: after so long the sampling ends by itself, for the case that nobody is left to stop it.
-        late_s: a request that starts so much after it was due is late.
-        clock_s: from one sign of life of the sampling to the next.
-        ca_file: in the guest; its own CA store when empty.
-    """
-
-    name: str
-    kind: Kind
-    address: str
-    port: int
-    host: str = ""
-    path: str = "/"
-    sources: tuple[str, ...] = ()
-    rate_hz: float = 20.0
-    timeout_s: float = 0.9
-    limit_s: float = 1800.0
-    late_s: float = 0.1
-    clock_s: float = 1.0
-    expect: Expect = field(default_factory=Expect)
-    ca_file: str = ""
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9._-]+", self.name):
-            raise InputError(f"probe {self.name!r}: a name is made of letters, digits, '-', '_' and '.'")
-        for what in ("rate_hz", "timeout_s", "limit_s"):
-            if getattr(self, what) <= 0:
-                raise InputError(f"probe {self.name}: {what} is {getattr(self, what)}, expected more than 0")
-
-    @property
-    def interval_s(self) -> float:
-        """From one request to the next, over all sources."""
-        return 1.0 / self.rate_hz
-
-    @property
-    def target(self) -> str:
-        """address:port."""
-        return f"{self.address}:{self.port}"
-
-    def plan(self) -> dict[str, Any]:
-        """The prober's plan."""
-        values = dataclasses.asdict(self)
-        expect = values.pop("expect")
-        del values["rate_hz"]
-        return {**values, **expect, "interval_s": self.interval_s}
 
 
 class Completed(Protocol):

@@ -8,7 +8,8 @@ became of the ones before it, so that a server that hangs is not hidden. Request
 OUTPUT is JSON Lines, each written at once; times are seconds on the guest's CLOCK_MONOTONIC:
 
     {"line": "start", "pid", "at"}
-    {"line": "request", "k", "due", "started", "ended", "source", "port", "outcome", "member", "detail"}
+    {"line": "request", "k", "due", "started", "ended", "source", "port", "outcome", "member", "detail", "connection",
+     "answers"}
     {"line": "clock", "real_ns", "mono", "jitter"}     every `clock_s`, at the start and at the end
     {"line": "late", "k", "due", "started"}            a request that was started more than `late_s` after it was due
     {"line": "end", "at", "reason", "started", "finished", "late"}
@@ -56,7 +57,8 @@ class Plan:
     """What to ask, how often, and what counts as right.
 
     Attributes:
-        kind: `tcp` (connect), `http`, `https` (GET), or `udp` (one datagram, one answer).
+        kind: `tcp` (connect), `http`, `https` (GET), `kept` (GET on a connection that each source keeps), `udp` (one
+            datagram, one answer), `dns` (the same, and the answer must resolve), or `lines` (a dialogue line by line).
         host: name for the Host header, for the TLS server name and for the certificate; else the address.
         interval_s: from one request to the next, over all sources.
         limit_s: seconds after which it stops by itself.
@@ -64,7 +66,10 @@ class Plan:
         body: regular expression that must be found in the body, or the datagram; empty for any.
         member: regular expression whose first group in the body names the member; a header X-Labctl-Member comes first.
         ca_file: trusted certificates; empty for the guest's own.
-        payload: the datagram to send.
+        payload: the datagram to send; hexadecimal of `dns`.
+        linger: of `udp`: wait until the timeout for further answers, and count them.
+        dialogue: of `lines`: what a line must begin with, and what is then sent; other lines before it are read over.
+        secure: of `lines`: over TLS from the first byte on.
     """
 
     name: str
@@ -84,6 +89,9 @@ class Plan:
     member: str = ""
     ca_file: str = ""
     payload: str = "labctl\n"
+    linger: bool = False
+    dialogue: tuple[tuple[str, str], ...] = ()
+    secure: bool = False
 
 
 class AnswerError(Exception):
@@ -106,11 +114,13 @@ class Attempt:
         self.fd = -1
         self.sock: Any = None  # a socket, later maybe TLS on it
         self.steps: Steps | None = None
+        self.connection = 0  # of `kept`: the source's how manieth
+        self.answers: list[tuple[float, str | None, str]] = []  # of `linger`: when, which member, what
 
     def connect(self, plan: Plan) -> None:
         """Open the socket, bind the source, begin to connect. Raises OSError."""
         family = socket.AF_INET6 if ":" in plan.address else socket.AF_INET
-        self.sock = socket.socket(family, socket.SOCK_DGRAM if plan.kind == "udp" else socket.SOCK_STREAM)
+        self.sock = socket.socket(family, socket.SOCK_DGRAM if plan.kind in {"udp", "dns"} else socket.SOCK_STREAM)
         self.fd = self.sock.fileno()
         self.sock.setblocking(False)
         if self.source:
@@ -140,8 +150,73 @@ def ask_udp(attempt: Attempt, plan: Plan) -> Steps:
     """One datagram, and the first answer to it."""
     attempt.stage = "waiting for the answer"
     yield from patiently(lambda: attempt.sock.send(plan.payload.encode()), WRITE)
-    answer = yield from patiently(lambda: attempt.sock.recv(65535))
-    return judged_body(plan, answer, None), f"{len(answer)} bytes"
+    while True:
+        answer = yield from patiently(lambda: attempt.sock.recv(65535))
+        member, detail = judged_body(plan, answer, None), f"{len(answer)} bytes"
+        if not plan.linger:
+            return member, detail
+        attempt.answers.append((time.monotonic(), member, detail))
+
+
+def ask_dns(attempt: Attempt, plan: Plan) -> Steps:
+    """One question, and an answer to it that resolves (RFC 1035, 4.1)."""
+    attempt.stage = "waiting for the answer"
+    question = (attempt.k % 0xFFFF).to_bytes(2) + bytes.fromhex(plan.payload)
+    yield from patiently(lambda: attempt.sock.send(question), WRITE)
+    answer = b""
+    while answer[:2] != question[:2]:  # what is no answer to this question is somebody's else
+        answer = yield from patiently(lambda: attempt.sock.recv(65535))
+    code, count = answer[3] & 15, int.from_bytes(answer[6:8])
+    if code or not count:
+        raise AnswerError("wrong", f"response code {code}, {count} answers")
+    return None, f"{count} answers"
+
+
+def ask_lines(attempt: Attempt, plan: Plan, tls: ssl.SSLContext | None) -> Steps:
+    """A dialogue as in SMTP, IMAP and POP3: each line that is awaited, and what is said to it."""
+    yield from ask_tcp(attempt)
+    if tls is not None:
+        yield from handshake(attempt, tls, plan.host or plan.address)
+    said, lines = b"", 0
+    for awaited, reply in plan.dialogue:
+        attempt.stage = f"waiting for {awaited!r}"
+        while True:
+            line, found, said = said.partition(b"\n")
+            if not found:
+                chunk = yield from patiently(lambda: attempt.sock.recv(65536))
+                if not chunk or len(line) > MAX_ANSWER_BYTES:
+                    raise AnswerError("reset", f"closed while {attempt.stage}")
+                said = line + chunk
+                continue
+            lines += 1
+            if re.match(awaited, line.decode("utf-8", "replace")):
+                break
+            if re.match(r"(-ERR|[45]\d\d[ -]|\S+ (NO|BAD) )", line.decode("utf-8", "replace")):
+                raise AnswerError("wrong", f"{line.decode('utf-8', 'replace').strip()[:80]!r}, expected {awaited!r}")
+        if reply:
+            yield from say(attempt, reply.encode() + b"\r\n")
+    return None, f"{lines} lines"
+
+
+def ask_kept(attempt: Attempt, plan: Plan, fresh: bool) -> Steps:
+    """GET on a connection that stays, made first if need be; the length says where the answer ends."""
+    if fresh:
+        yield from ask_tcp(attempt)
+    attempt.stage = "sending the request"
+    yield from say(attempt, request_of(plan, attempt, "1.1"))
+    attempt.stage = "waiting for the answer"
+    answer = b""
+    while True:
+        head, found, body = answer.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head) if found else None
+        if found and length is None:
+            raise AnswerError("wrong", "an answer without its length can't be kept apart from the next one")
+        if length and len(body) >= int(length[1]):
+            return judged_http(plan, answer)
+        chunk = yield from patiently(lambda: attempt.sock.recv(65536))
+        if not chunk:
+            raise AnswerError("reset", f"closed after {len(answer)} bytes of an answer")
+        answer += chunk
 
 
 def ask_http(attempt: Attempt, plan: Plan, tls: ssl.SSLContext | None) -> Steps:
@@ -149,17 +224,34 @@ def ask_http(attempt: Attempt, plan: Plan, tls: ssl.SSLContext | None) -> Steps:
     yield from ask_tcp(attempt)
     host = plan.host or plan.address
     if tls is not None:
-        attempt.stage = "in the TLS handshake"
-        attempt.sock = tls.wrap_socket(
-            attempt.sock, server_hostname=host, do_handshake_on_connect=False, suppress_ragged_eofs=False
-        )
-        yield from patiently(attempt.sock.do_handshake)
+        yield from handshake(attempt, tls, host)
     attempt.stage = "sending the request"
-    request = f"GET {plan.path} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: labctl-probe/{plan.name} {attempt.k}\r\n\r\n"
-    yield from patiently(lambda: attempt.sock.send(request.encode()), WRITE)  # short: the socket takes it as a whole
+    yield from say(attempt, request_of(plan, attempt, "1.0"))
     attempt.stage = "waiting for the answer"
     answer = yield from receive_all(attempt)
     return judged_http(plan, answer)
+
+
+def say(attempt: Attempt, data: bytes) -> Generator[int, None, None]:
+    """Send what is so short that the socket takes it as a whole."""
+    yield from patiently(lambda: attempt.sock.send(data), WRITE)
+
+
+def request_of(plan: Plan, attempt: Attempt, version: str) -> bytes:
+    """A GET."""
+    agent = f"labctl-probe/{plan.name} {attempt.k}"
+    return (
+        f"GET {plan.path} HTTP/{version}\r\nHost: {plan.host or plan.address}\r\nUser-Agent: {agent}\r\n\r\n".encode()
+    )
+
+
+def handshake(attempt: Attempt, tls: ssl.SSLContext, host: str) -> Generator[int, None, None]:
+    """TLS on the connection, the certificate checked."""
+    attempt.stage = "in the TLS handshake"
+    attempt.sock = tls.wrap_socket(
+        attempt.sock, server_hostname=host, do_handshake_on_connect=False, suppress_ragged_eofs=False
+    )
+    yield from patiently(attempt.sock.do_handshake)
 
 
 def receive_all(attempt: Attempt) -> Generator[int, None, bytes]:
@@ -242,7 +334,9 @@ class Prober:
         self.plan = plan
         self.output = output
         self.selector = selectors.DefaultSelector()
-        self.tls = tls_context(plan) if plan.kind == "https" else None
+        self.tls = tls_context(plan) if plan.kind == "https" or plan.secure else None
+        self.kept: dict[str, Any] = {}  # by source, its connection while no request is under way on it
+        self.connections: dict[str, int] = {}  # by source, how many it has had
         self.under_way: dict[int, Attempt] = {}  # by k, so by deadline too: all have the same timeout
         self.next_k = self.finished = self.late = 0
         self.begin = self.next_clock = self.limit = 0.0
@@ -268,6 +362,7 @@ class Prober:
         if now >= self.next_clock:
             self.write_clock()
             self.next_clock = max(self.next_clock + self.plan.clock_s, now)
+        self.expire(now)  # a source keeps one connection: what is over on it ends before the next begins
         for _ in range(MAX_STARTS_PER_TURN):
             due = self.due(self.next_k)
             if self.stopping or due > time.monotonic() or due >= self.limit:
@@ -301,19 +396,31 @@ class Prober:
             self.write(line="late", k=k, due=due, started=now)
         attempt = Attempt(k, due, now, self.plan)
         self.under_way[k] = attempt
+        sock = self.kept.pop(attempt.source, None)
         try:
-            attempt.connect(self.plan)
+            if sock is not None:
+                attempt.sock, attempt.fd, attempt.port = sock, sock.fileno(), sock.getsockname()[1]
+            else:
+                attempt.connect(self.plan)
         except OSError as error:
             self.finish(attempt, *outcome_of(error))
             return
-        attempt.steps = self.steps(attempt)
+        if self.plan.kind == "kept":
+            self.connections[attempt.source] = self.connections.get(attempt.source, 0) + (sock is None)
+            attempt.connection = self.connections[attempt.source]
+        attempt.steps = self.steps(attempt, fresh=sock is None)
         self.step(attempt)
 
-    def steps(self, attempt: Attempt) -> Steps:
+    def steps(self, attempt: Attempt, *, fresh: bool) -> Steps:
         """The generator of the plan's kind."""
-        if self.plan.kind == "tcp":
-            return ask_tcp(attempt)
-        return ask_udp(attempt, self.plan) if self.plan.kind == "udp" else ask_http(attempt, self.plan, self.tls)
+        kinds: dict[str, Callable[[], Steps]] = {
+            "tcp": lambda: ask_tcp(attempt),
+            "udp": lambda: ask_udp(attempt, self.plan),
+            "dns": lambda: ask_dns(attempt, self.plan),
+            "lines": lambda: ask_lines(attempt, self.plan, self.tls),
+            "kept": lambda: ask_kept(attempt, self.plan, fresh),
+        }
+        return kinds.get(self.plan.kind, lambda: ask_http(attempt, self.plan, self.tls))()
 
     def step(self, attempt: Attempt) -> None:
         """Let a request go on, to its end or to the next thing that it waits for."""
@@ -341,20 +448,27 @@ class Prober:
         for attempt in list(self.under_way.values()):
             if attempt.deadline > now:
                 break
+            if attempt.answers:
+                _, member, detail = attempt.answers[0]
+                self.finish(attempt, "ok", detail, member)
+                continue
             self.finish(attempt, "timeout", f"{attempt.stage} after {now - attempt.started:.3f} s")
 
     def finish(self, attempt: Attempt, outcome: str, detail: str, member: str | None = None) -> None:
         """Write the outcome down and let go of the socket."""
-        ended = time.monotonic()
+        ended = attempt.answers[0][0] if attempt.answers else time.monotonic()
         del self.under_way[attempt.k]
         if attempt.events:
             self.selector.unregister(attempt.fd)
-        if attempt.sock is not None:
+        if outcome == "ok" and attempt.connection and attempt.source not in self.kept:
+            self.kept[attempt.source] = attempt.sock
+        elif attempt.sock is not None:
             attempt.sock.close()
         self.finished += 1
         self.write(
             line="request", k=attempt.k, due=attempt.due, started=attempt.started, ended=ended, source=attempt.source,
-            port=attempt.port, outcome=outcome, member=member, detail=detail,
+            port=attempt.port, outcome=outcome, member=member, detail=detail, connection=attempt.connection,
+            answers=max(1, len(attempt.answers)),
         )  # fmt: skip
 
     def write_clock(self) -> None:
@@ -382,9 +496,11 @@ def tls_context(plan: Plan) -> ssl.SSLContext:
 def main(argv: list[str]) -> int:
     """Run the plan in the file `argv[1]`, appending to `argv[2]`."""
     values = json.loads(sys.stdin.read() if argv[1] == "-" else Path(argv[1]).read_text("utf-8"))
-    plan = Plan(**{**values, "sources": tuple(values.get("sources", ()))})
-    if plan.kind not in {"tcp", "http", "https", "udp"}:
-        raise SystemExit(f"kind {plan.kind!r} is none of tcp, http, https, udp")
+    dialogue = tuple((awaited, reply) for awaited, reply in values.get("dialogue", ()))
+    plan = Plan(**{**values, "sources": tuple(values.get("sources", ())), "dialogue": dialogue})
+    kinds = ("tcp", "http", "https", "kept", "udp", "dns", "lines")
+    if plan.kind not in kinds:
+        raise SystemExit(f"kind {plan.kind!r} is none of {', '.join(kinds)}")
     # A server that hangs keeps rate * timeout sockets open.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -45,6 +45,8 @@ def restore_nodes(hypervisor: Hypervisor, state: State, plans: dict[str, DomainP
         _go_on(hypervisor, machine, plan)
         hypervisor.mark_domain(name, plan.mark)
         hypervisor.mark_faults(name, ())  # they are in the state that is left
+        for nic in plan.nics:  # a cable that was pulled is so in the persistent definition, and would be after a boot
+            hypervisor.set_link(name, nic.mac, up=True)
 
     for_all(one, plans)
 

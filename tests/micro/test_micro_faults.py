@@ -288,6 +288,10 @@ def test_a_lab_that_is_set_back_has_no_fault_left(lab, labctl):
     lab.reset()
     assert active(lab.ground()) == ()
     assert not lab.plan()
+    lab.hypervisor.power_off(lab.guest("m1").domain)
+    off = lab.hypervisor.domain(lab.guest("m1").domain)
+    assert [nic.link_up for nic in off.nics] == [True, True]  # nor would it come back with the next boot
+    lab.reset()
 
 
 def test_a_fault_that_can_not_be_done_is_bad_input(labctl):

@@ -21,13 +21,16 @@ from typing import Any
 
 import pytest
 
+from labctl.errors import InputError
 from labctl.probes import prober
+from labctl.probes.spec import Kind, Probe, question_of
 
 CERTIFICATE = Path(__file__).with_name("test_probes_tls.pem")  # key and self-signed certificate of mail.test, to 2119
 INTERVAL_S = 0.02
 LIMIT_S = 0.3
 TIMEOUT_S = 2.0  # where an answer is to come, however busy the machine is
 SHORT_S = 0.15  # where none is to come
+LINGER_S = 1.0  # where one waits whether another comes
 SOURCES = ["127.0.0.11", "127.0.0.12", "127.0.0.13"]
 
 Answer = Callable[[socket.socket], None]
@@ -94,6 +97,71 @@ def datagrams(port_of: list[int]) -> None:
         while True:
             _, sender = sock.recvfrom(65535)
             sock.sendto(b"member=u1", sender)
+
+
+def answering(*answers: bytes) -> int:
+    """A port that answers each datagram with all of these; its first two bytes come first, but not before `!`."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            asked, sender = sock.recvfrom(65535)
+            for answer in answers:
+                sock.sendto(answer[1:] if answer.startswith(b"!") else asked[:2] + answer, sender)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return int(sock.getsockname()[1])
+
+
+def keeping(answers: int) -> Answer:
+    """Answers that many requests on a connection, in two pieces, and closes it."""
+
+    def serve(connection: socket.socket) -> None:
+        for _ in range(answers):
+            if not connection.recv(65536):
+                return
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nmem")
+            time.sleep(0.002)
+            connection.sendall(b"b=m1")
+
+    return serve
+
+
+def speaking(*lines: bytes) -> Answer:
+    """Says a line, waits for one, says the next."""
+
+    def serve(connection: socket.socket) -> None:
+        for line in lines:
+            connection.sendall(line)
+            connection.recv(65536)
+
+    return serve
+
+
+def spoken(kind: Kind, **more: Any) -> dict[str, Any]:
+    """What a probe of that kind tells the prober about how to speak."""
+    plan = Probe("mail", kind, "127.0.0.1", 25, **more).plan()
+    return {name: plan[name] for name in ("kind", "secure", "dialogue", "payload") if name in plan}
+
+
+def secured(answer: Answer) -> Answer:
+    def serve(connection: socket.socket) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE)
+        with context.wrap_socket(connection, server_side=True) as wrapped:
+            answer(wrapped)
+
+    return serve
+
+
+KEPT = {"kind": "kept", "sources": SOURCES, "interval_s": 0.3, "timeout_s": 0.9, "limit_s": 2.65}
+SMTP = (b"220 mbx ESMTP\r\n", b"250-mbx\r\n250-STARTTLS\r\n250 HELP\r\n", b"221 bye\r\n")
+IMAP = (b"* OK ready\r\n", b"* CAPABILITY IMAP4rev2\r\na OK in\r\n", b"* BYE\r\nb OK out\r\n")
+POP3 = (b"+OK ready\r\n", b"+OK\r\n", b"+OK in\r\n", b"+OK bye\r\n")
+RESOLVED = bytes.fromhex("8180 0001 0002 0000 0000")
+NO_NAME = bytes.fromhex("8183 0001 0000 0000 0000")
+LOGIN = {"user": "anna", "password": 'a"b'}
 
 
 def free_port(kind: int = socket.SOCK_STREAM) -> int:
@@ -194,7 +262,25 @@ def runs(servers: Callable[[Answer], int], tmp_path_factory: pytest.TempPathFact
         "wrong body": (servers(http(b"maintenance")), {"body": "welcome"}),
         "wrong status": (servers(http(b"welcome", "503 Service Unavailable")), {}),
         "foreign source": (welcome, {"sources": ["192.0.2.1"]}),
-    }
+        "kept": (servers(keeping(1000)), {"member": "memb=(m.)", **KEPT}),
+        "not kept": (servers(keeping(1)), KEPT),
+        "dns": (answering(RESOLVED), spoken(Kind.DNS, question="web.micro.test")),
+        "dns late answer": (answering(b"!\xff\xff not the answer", RESOLVED), spoken(Kind.DNS, host="web.micro.test")),
+        "no such name": (answering(NO_NAME), spoken(Kind.DNS, question="web.micro.test")),
+        "two answer": (answering(b"member=u1", b"member=u2"), {
+            "kind": "udp", "member": "member=(u.)", "linger": True, "timeout_s": LINGER_S
+        }),
+        "one answers": (answering(b"member=u1"), {"kind": "udp", "linger": True, "timeout_s": LINGER_S}),
+        "none answers": (answering(), {"kind": "udp", "linger": True, "timeout_s": LINGER_S}),
+        "smtp": (servers(speaking(*SMTP)), spoken(Kind.SMTP)),
+        "smtp refuses": (servers(speaking(b"554 no mail here\r\n")), spoken(Kind.SMTP)),
+        "imap": (servers(speaking(*IMAP)), spoken(Kind.IMAP, **LOGIN)),
+        "imap refuses": (servers(speaking(IMAP[0], b"a NO who?\r\n")), spoken(Kind.IMAP, **LOGIN)),
+        "imaps": (servers(secured(speaking(IMAP[0], IMAP[2]))), {**spoken(Kind.IMAPS), **mail, "kind": "lines"}),
+        "pop3": (servers(speaking(*POP3)), spoken(Kind.POP3, **LOGIN)),
+        "pop3 refuses": (servers(speaking(POP3[0], b"-ERR who?\r\n")), spoken(Kind.POP3, **LOGIN)),
+        "hangs up": (servers(speaking(IMAP[0])), spoken(Kind.IMAP)),
+    }  # fmt: skip
     started = {name: Started(folder, name, port, **plan) for name, (port, plan) in plans.items()}
     return {name: one.end() for name, one in started.items()}
 
@@ -222,6 +308,21 @@ def runs(servers: Callable[[Answer], int], tmp_path_factory: pytest.TempPathFact
         ("wrong body", "wrong", "body 'maintenance' without 'welcome'"),
         ("wrong status", "wrong", "expected status 200"),
         ("no tls", "wrong", "SSL"),
+        ("kept", "ok", "200"),
+        ("dns", "ok", "2 answers"),
+        ("dns late answer", "ok", "2 answers"),
+        ("no such name", "wrong", "response code 3, 0 answers"),
+        ("two answer", "ok", "11 bytes"),
+        ("one answers", "ok", "11 bytes"),
+        ("none answers", "timeout", "waiting for the answer"),
+        ("smtp", "ok", "5 lines"),
+        ("smtp refuses", "wrong", "'554 no mail here', expected '220 '"),
+        ("imap", "ok", "5 lines"),
+        ("imap refuses", "wrong", "'a NO who?', expected 'a OK'"),
+        ("imaps", "ok", "3 lines"),
+        ("pop3", "ok", "4 lines"),
+        ("pop3 refuses", "wrong", "'-ERR who?'"),
+        ("hangs up", "reset", "closed while waiting for 'b OK'"),
         ("foreign source", "error", "Cannot assign"),
     ],
 )
@@ -331,3 +432,49 @@ def test_the_systems_errors_have_their_outcome(code: int, outcome: str) -> None:
 def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     running = Started(tmp_path, "kind", 1, kind="gopher")
     assert running.process.wait(timeout=5) == 1
+
+
+def test_a_connection_that_is_kept_carries_all_requests_of_its_source(runs: dict[str, Run]) -> None:
+    requests = runs["kept"].of("request")
+    assert len(requests) > len(SOURCES)
+    assert {r["connection"] for r in requests} == {1}
+    assert len({(r["source"], r["port"]) for r in requests}) == len(SOURCES)
+    assert {r["member"] for r in requests} == {"m1"}
+
+
+def test_a_connection_that_breaks_is_made_anew_and_that_is_told(runs: dict[str, Run]) -> None:
+    run = runs["not kept"]
+    assert run.code == 0
+    assert set(run.outcomes) == {"ok", "reset"}
+    mine = [r for r in run.of("request") if r["source"] == SOURCES[0]]
+    assert [r["connection"] for r in mine[:3]] == [1, 1, 2]
+    assert [r["outcome"] for r in mine[:3]] == ["ok", "reset", "ok"]
+
+
+def test_a_request_that_two_answer_says_so(runs: dict[str, Run]) -> None:
+    assert {r["answers"] for r in runs["two answer"].of("request")} == {2}
+    assert {r["member"] for r in runs["two answer"].of("request")} == {"u1"}
+    assert {r["answers"] for r in runs["one answers"].of("request")} == {1}
+    took_s = min(r["ended"] - r["started"] for r in runs["one answers"].of("request"))
+    assert took_s < LINGER_S / 2  # when the answer came, not when waiting for more was over
+
+
+def test_a_probe_of_dns_without_a_name_is_refused() -> None:
+    with pytest.raises(InputError, match="a question is missing"):
+        Probe("dns", Kind.DNS, "127.0.0.1", 53)
+
+
+def test_a_connection_that_is_kept_has_room_for_one_request_at_a_time() -> None:
+    with pytest.raises(InputError, match=r"each source is asked every 0\.05 s, and may take 0\.9 s"):
+        Probe("web", Kind.KEPT, "127.0.0.1", 80)
+
+
+def test_a_question_is_as_the_rfc_wants_it() -> None:
+    asked = question_of("web.micro.test.")
+    assert asked[10:] == b"\x03web\x05micro\x04test\x00\x00\x01\x00\x01"
+    assert asked[:10] == bytes.fromhex("0100 0001 0000 0000 0000")
+
+
+def test_a_password_can_hold_any_character() -> None:
+    (_, login), *_ = spoken(Kind.IMAP, **LOGIN)["dialogue"]
+    assert login == 'a LOGIN "anna" "a\\"b"'
