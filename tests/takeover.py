@@ -13,6 +13,7 @@ from labctl.checks import (
     affinity_kept,
     claim,
     clients_of,
+    connections_kept,
     fault_confirmed,
     heal_confirmed,
     machines_lived,
@@ -39,6 +40,7 @@ class Takeover:
     Attributes:
         serves: asks for the service, and learns who answers.
         connects: asks often enough to time the outage; the same one where that is cheap.
+        keeps: asks on connections that last.
         limits: from so much on, nothing is concluded: guests that are emulated on few cores pause now and then.
         rejoin_within_s: from the heal until the members see each other.
     """
@@ -47,6 +49,7 @@ class Takeover:
     cluster: ClusterSpec
     serves: Probe
     connects: Probe
+    keeps: Probe
     limits: SamplerLimits
     rejoin_within_s: float
 
@@ -61,7 +64,7 @@ class Takeover:
     def run(self, lab, probe, inject, history, verdict) -> Verdict:
         """Inject the fault under load, heal it, and judge what the clients saw; wants the fixture `watch`."""
         with ExitStack() as stack:
-            for spec in dict.fromkeys([self.connects, self.serves]):
+            for spec in dict.fromkeys([self.keeps, self.connects, self.serves]):
                 serving = stack.enter_context(probe(spec))
             serving.sample_rounds(2)
             with inject(self.fault):
@@ -80,6 +83,12 @@ class Takeover:
         begun = injection(seen, **fault)
         members = [m.node for m in self.cluster.members]
         theirs = clients_of(seen, name, self.fault.node, before_s=begun.at_s)
+        kept = [
+            source
+            for member in members
+            if member != self.fault.node
+            for source in clients_of(seen, self.keeps.name, member, before_s=begun.at_s)
+        ]
         before, after = Window(until_s=begun.at_s), Window(from_s=rejoined_s)
         return (
             claim(fault_confirmed, **fault),
@@ -88,6 +97,7 @@ class Takeover:
             claim(members_answer, name, members, window=before, **limits),
             claim(no_failures, name, window=before, **limits),
             claim(only_affected, name, **fault, **limits),
+            claim(connections_kept, self.keeps.name, kept, **limits),
             claim(recovers_within, when, theirs, bound_s=self.bound_s, **fault, **limits),
             claim(recovers_unaided, name, **fault, **limits),
             claim(members_agree, self.cluster.name, members, after_s=healed_s, within_s=self.rejoin_within_s + 5.0),

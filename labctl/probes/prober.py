@@ -69,7 +69,7 @@ class Plan:
         payload: the datagram to send; hexadecimal of `dns`.
         linger: of `udp`: wait until the timeout for further answers, and count them.
         dialogue: of `lines`: what a line must begin with, and what is then sent; other lines before it are read over.
-        secure: of `lines`: over TLS from the first byte on.
+        secure: of `lines` and `kept`: over TLS from the first byte on.
     """
 
     name: str
@@ -198,10 +198,12 @@ def ask_lines(attempt: Attempt, plan: Plan, tls: ssl.SSLContext | None) -> Steps
     return None, f"{lines} lines"
 
 
-def ask_kept(attempt: Attempt, plan: Plan, fresh: bool) -> Steps:
+def ask_kept(attempt: Attempt, plan: Plan, fresh: bool, tls: ssl.SSLContext | None) -> Steps:
     """GET on a connection that stays, made first if need be; the length says where the answer ends."""
     if fresh:
         yield from ask_tcp(attempt)
+        if tls is not None:
+            yield from handshake(attempt, tls, plan.host or plan.address)
     attempt.stage = "sending the request"
     yield from say(attempt, request_of(plan, attempt, "1.1"))
     attempt.stage = "waiting for the answer"
@@ -418,7 +420,7 @@ class Prober:
             "udp": lambda: ask_udp(attempt, self.plan),
             "dns": lambda: ask_dns(attempt, self.plan),
             "lines": lambda: ask_lines(attempt, self.plan, self.tls),
-            "kept": lambda: ask_kept(attempt, self.plan, fresh),
+            "kept": lambda: ask_kept(attempt, self.plan, fresh, self.tls),
         }
         return kinds.get(self.plan.kind, lambda: ask_http(attempt, self.plan, self.tls))()
 

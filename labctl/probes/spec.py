@@ -22,6 +22,7 @@ class Kind(StrEnum):
     HTTP = "http"  # GET on a connection of its own
     HTTPS = "https"  # the same over TLS, the certificate checked against the guest's CA store
     KEPT = "kept"  # GET on a connection that each source keeps; made anew when it breaks
+    KEPT_TLS = "kept-tls"  # the same over TLS
     UDP = "udp"  # one datagram, one answer
     DNS = "dns"  # the address of a name, as a question of its own
     SMTP = "smtp"  # greeting and EHLO, with STARTTLS only offered
@@ -94,7 +95,7 @@ class Probe:
             if getattr(self, what) <= 0:
                 raise InputError(f"probe {self.name}: {what} is {getattr(self, what)}, expected more than 0")
         round_s = max(1, len(self.sources)) * self.interval_s
-        if self.kind is Kind.KEPT and round_s < self.timeout_s:
+        if self.kind in {Kind.KEPT, Kind.KEPT_TLS} and round_s < self.timeout_s:
             raise InputError(
                 f"probe {self.name}: each source is asked every {round_s:g} s, and may take {self.timeout_s:g} s",
                 hint="on a connection that is kept one request waits for the other: take more sources or a lower rate",
@@ -125,6 +126,8 @@ class Probe:
         match self.kind:
             case Kind.DNS:
                 return {"payload": question_of(self.question or self.host).hex()}
+            case Kind.KEPT_TLS:
+                return {"kind": "kept", "secure": True}
             case Kind.SMTP | Kind.SMTPS:
                 dialogue = [("220 ", "EHLO probe.invalid"), ("250 ", "QUIT"), ("221 ", "")]
             case Kind.IMAP | Kind.IMAPS:

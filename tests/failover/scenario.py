@@ -47,6 +47,22 @@ def connect(lab):
     )
 
 
+def kept(lab):
+    """The same requests on connections that last, from other clients, seldom: what matters is that they last."""
+    cluster = lab.cluster("mail")
+    return Probe(
+        name="kept",
+        kind=Kind.KEPT_TLS,
+        address=str(cluster.address.ip),
+        port=443,
+        host=cluster.fqdn,
+        sources=tuple(str(a) for a in lab.spec.node("client").nics[0].extra_addresses[-8:]),
+        rate_hz=1.0,
+        timeout_s=6.0,
+        late_s=1.0,
+    )
+
+
 def clients(lab):
     """Source addresses in the client guest."""
     return tuple(str(a) for a in lab.spec.node("client").nics[0].extra_addresses[:CLIENTS])
@@ -56,4 +72,4 @@ def takeover(lab) -> Takeover:
     """The first member of the array loses power and comes back."""
     cluster = lab.cluster("mail")
     fault = PowerOff(cluster.members[0].node)
-    return Takeover(fault, cluster, webmail(lab), connect(lab), LIMITS, REJOIN_WITHIN_S)
+    return Takeover(fault, cluster, webmail(lab), connect(lab), kept(lab), LIMITS, REJOIN_WITHIN_S)

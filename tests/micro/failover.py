@@ -28,7 +28,23 @@ def web(lab, *, clients=30, rate_hz=20.0) -> Probe:
     )
 
 
+def kept(lab, *, clients=8, rate_hz=4.0) -> Probe:
+    """The same on connections that last, from other addresses."""
+    cluster = lab.spec.clusters[0]
+    return Probe(
+        name="kept",
+        kind=Kind.KEPT,
+        address=str(cluster.address.ip),
+        port=80,
+        host=cluster.fqdn,
+        sources=tuple(str(a) for a in lab.spec.node("client").nics[0].extra_addresses[-clients:]),
+        rate_hz=rate_hz,
+        late_s=0.5,
+    )
+
+
 def takeover(fault: Fault, lab) -> Takeover:
     """What the clients see of a fault; a member that has to boot takes longer to come back."""
     spec = web(lab)
-    return Takeover(fault, lab.spec.clusters[0], spec, spec, LIMITS, 60.0 if isinstance(fault, PowerOff) else 10.0)
+    within_s = 60.0 if isinstance(fault, PowerOff) else 10.0
+    return Takeover(fault, lab.spec.clusters[0], spec, spec, kept(lab), LIMITS, within_s)

@@ -714,3 +714,19 @@ def test_help_shows_each_kind_of_fault_with_what_it_takes(run: Labctl) -> None:
     shown = " ".join(run("fault", "inject", "--help").out.split())
     assert "loss nic=… percent=… [direction=both] [seed=]" in shown
     assert "memory-hog [leave_mib=24]" in shown
+
+
+# -- campaigns ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_campaign_against_a_lab_without_clients_is_bad_input(run: Labctl, bench: Bench, file: Path) -> None:
+    refused = run("campaign", file, "--seed", "7")
+    assert refused.code == 2
+    assert "a campaign needs a cluster, and a node with the role client" in refused.err
+
+
+def test_a_step_that_a_campaign_does_not_have_is_bad_input(run: Labctl, bench: Bench) -> None:
+    refused = run("campaign", "micro", "--seed", "7", "--steps", "3", "--only", "2,99")
+    assert refused.code == 2
+    assert "there is no step 99 of 3" in refused.err
+    assert labctl.lab.inventory(bench.hypervisor).labs == ()

@@ -263,6 +263,7 @@ def runs(servers: Callable[[Answer], int], tmp_path_factory: pytest.TempPathFact
         "wrong status": (servers(http(b"welcome", "503 Service Unavailable")), {}),
         "foreign source": (welcome, {"sources": ["192.0.2.1"]}),
         "kept": (servers(keeping(1000)), {"member": "memb=(m.)", **KEPT}),
+        "kept tls": (servers(secured(keeping(1000))), {**KEPT, **mail, "kind": "kept", "secure": True}),
         "not kept": (servers(keeping(1)), KEPT),
         "dns": (answering(RESOLVED), spoken(Kind.DNS, question="web.micro.test")),
         "dns late answer": (answering(b"!\xff\xff not the answer", RESOLVED), spoken(Kind.DNS, host="web.micro.test")),
@@ -309,6 +310,7 @@ def runs(servers: Callable[[Answer], int], tmp_path_factory: pytest.TempPathFact
         ("wrong status", "wrong", "expected status 200"),
         ("no tls", "wrong", "SSL"),
         ("kept", "ok", "200"),
+        ("kept tls", "ok", "200"),
         ("dns", "ok", "2 answers"),
         ("dns late answer", "ok", "2 answers"),
         ("no such name", "wrong", "response code 3, 0 answers"),
@@ -434,12 +436,13 @@ def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     assert running.process.wait(timeout=5) == 1
 
 
-def test_a_connection_that_is_kept_carries_all_requests_of_its_source(runs: dict[str, Run]) -> None:
-    requests = runs["kept"].of("request")
+@pytest.mark.parametrize("name", ["kept", "kept tls"])
+def test_a_connection_that_is_kept_carries_all_requests_of_its_source(runs: dict[str, Run], name: str) -> None:
+    requests = runs[name].of("request")
     assert len(requests) > len(SOURCES)
     assert {r["connection"] for r in requests} == {1}
     assert len({(r["source"], r["port"]) for r in requests}) == len(SOURCES)
-    assert {r["member"] for r in requests} == {"m1"}
+    assert {r["member"] for r in runs["kept"].of("request")} == {"m1"}
 
 
 def test_a_connection_that_breaks_is_made_anew_and_that_is_told(runs: dict[str, Run]) -> None:
@@ -467,6 +470,12 @@ def test_a_probe_of_dns_without_a_name_is_refused() -> None:
 def test_a_connection_that_is_kept_has_room_for_one_request_at_a_time() -> None:
     with pytest.raises(InputError, match=r"each source is asked every 0\.05 s, and may take 0\.9 s"):
         Probe("web", Kind.KEPT, "127.0.0.1", 80)
+
+
+def test_a_connection_that_is_kept_can_be_secure() -> None:
+    assert spoken(Kind.KEPT_TLS, sources=tuple(SOURCES), rate_hz=1.0) == {
+        "kind": "kept", "secure": True
+    }  # fmt: skip
 
 
 def test_a_question_is_as_the_rfc_wants_it() -> None:
