@@ -191,8 +191,9 @@ class _Table(OnNode):
     def remove(self) -> None:
         """Remove the table; one that isn't there is fine."""
         self._await_agent()
-        if self.dropped() is not None:
-            self._guest.succeed(["/usr/sbin/nft", "delete", "table", *self._table.split()])
+        # Added first, so that it is there to be deleted, whoever else heals it at the same time.
+        text = f"add table {self._table}\ndelete table {self._table}\n"
+        self._guest.succeed(["/usr/sbin/nft", "-f", "-"], stdin=text.encode())
 
     def reach(self, address: str) -> None:
         """Send something there; whether it arrives is not the question."""

@@ -86,9 +86,9 @@ def test_testinfra_sees_into_a_node(node):
     assert member.run("exit 3").rc == 3
 
 
-def test_the_suite_of_five_lines_that_the_readme_shows_passes_in_an_empty_directory(run_tests, micro):
+def test_the_suite_of_a_few_lines_that_the_readme_shows_passes_in_an_empty_directory(run_tests, micro):
     text = re.search(r"`test_mine\.py`:\n\n```python\n(.*?)```", README.read_text(), re.DOTALL)[1]
-    assert len(text.splitlines()) == 5
+    assert len([line for line in text.splitlines() if line]) <= 6
     done = run_tests(text, "--lab", OTHER, "--lab-connect", micro.hypervisor.uri)
     assert "1 passed" in done.stdout, done.stdout
     assert inventory(micro.hypervisor).of(OTHER) == Inventory()

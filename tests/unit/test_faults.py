@@ -367,6 +367,14 @@ def heal_scripted(lab: Lab) -> None:
         guest.says("/usr/sbin/nft", "--json", "list", "table", exit_code=1)
 
 
+def test_up_heals_a_partition_from_both_its_sides_at_once(lab: Lab, kept: Kept) -> None:
+    inject(Partition((("m1",), ("m2",))), lab.ground(), kept)
+    heal_scripted(lab)
+    assert [str(a) for a in lab.plan().actions] == ["heal m1: partition", "heal m2: partition"]
+    lab.up()
+    assert not lab.plan()
+
+
 def test_a_lab_that_is_set_back_has_no_faults(lab: Lab, kept: Kept) -> None:
     lab.save_snapshot("clean")
     inject(Pause("m1"), lab.ground(), kept)
