@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from labctl.clock import Deadline, wait_until
-from labctl.errors import AgentGone, GuestError, InputError, LabError
+from labctl.errors import AgentGone, DeadlineExceeded, GuestError, InputError, LabError
 from labctl.guest.agent import Completed
 from labctl.history import (
     ClockEvent,
@@ -170,6 +170,24 @@ def test_what_was_sampled_is_in_the_history_after_a_stop(bench: Bench) -> None:
         probe.stop()
         history = bench.history()
     assert history.sampler("web")[-1].finished == len(history.samples("web"))
+
+
+def test_rounds_are_counted_from_now_on_by_what_is_written_down(bench: Bench) -> None:
+    with bench.probe() as probe:
+        began_s = time.monotonic()
+        probe.sample_rounds(4)
+        seen = [s for s in bench.history().samples("web") if s.at_s >= began_s]
+        assert len(seen) >= 4 * 2
+        probe.sample_rounds(1, at_least_s=0.5)
+        assert time.monotonic() - began_s >= 0.5
+
+
+def test_rounds_that_do_not_come_are_an_error_that_says_how_many_did(bench: Bench) -> None:
+    with (
+        bench.probe(rate_hz=5.0) as probe,
+        pytest.raises(DeadlineExceeded, match=r"200 samples of web: not within .*; last seen: \d+ samples"),
+    ):
+        probe.sample_rounds(100, within_s=0.2)
 
 
 def test_nothing_is_left_behind_when_the_body_raises(bench: Bench) -> None:
