@@ -280,6 +280,17 @@ def watch(lab: Lab, history: HistoryWriter) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def capture(lab: Lab, evidence_dir: Path) -> Callable[..., AbstractContextManager[None]]:
+    """Captures a NIC's packets into the test's evidence: `with capture("m1", "cluster", "tcp port 80"): …`."""
+    from labctl.evidence import capturing
+
+    def begin(node: str, nic: str, what: str = "") -> AbstractContextManager[None]:
+        return capturing(lab.guest(node), nic, evidence_dir / f"{node}.{nic}.pcap", what)
+
+    return begin
+
+
 # -- what a test needs -------------------------------------------------------------------------------------------------
 
 

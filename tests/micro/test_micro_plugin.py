@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from labctl.errors import CommandFailed
 from labctl.faults import active
 from labctl.inventory import Inventory
 from labctl.lab import Lab, inventory
@@ -58,7 +59,7 @@ def test_the_marker_and_the_fixtures_are_told(run_tests):
     assert "@pytest.mark.needs(kvm, memory_mib, …)" in run_tests(text, "--markers").stdout
     assert "@pytest.mark.lab(topology)" in run_tests(text, "--markers").stdout
     told = run_tests(text, "--fixtures").stdout
-    for fixture in ("lab", "node", "client", "probe", "inject", "history", "watch", "verdict", "chance"):
+    for fixture in ("lab", "node", "client", "probe", "inject", "history", "watch", "verdict", "chance", "capture"):
         assert f"\n{fixture} " in told
 
 
@@ -117,6 +118,17 @@ def test_more(): pass
         assert [m.kind for m in active(left.ground())] == ["link-down host"]
     finally:
         left.destroy()
+
+
+def test_packets_are_captured_into_the_evidence(lab, client, capture, evidence_dir):
+    with capture("m1", "host", "icmp"):
+        client.succeed(["ping", "-c", "3", "-i", "0.2", "10.78.0.21"])
+    packets = evidence_dir / "m1.host.pcap"
+    assert packets.read_bytes()[:4] == b"\xd4\xc3\xb2\xa1"  # pcap, little endian
+    assert packets.stat().st_size > 6 * 98
+    assert lab.guest("m1").run(["pgrep", "-x", "tcpdump"]).exit_code == 1
+    with pytest.raises(CommandFailed, match="No such device"), capture("m1", "nowhere"):
+        pass
 
 
 def test_a_failed_test_leaves_consoles_journals_and_history(run_tests, micro, tmp_path):
