@@ -16,9 +16,9 @@ from labctl.inventory import Stage
 from labctl.machines import Machine, fork
 from labctl.plan import Action, Plan, Verb
 from labctl.readiness import wait_ready
-from labctl.render.names import domain_name, network_name, overlay_name, record_name
+from labctl.render.names import domain_name, network_name, of_the_lab_itself, overlay_name
 from labctl.render.xml import DomainPlan, domain_xml, network_xml, overlay_xml
-from labctl.roles.role import Facts, RenderedRole, Role, in_order, load_role, render_role, role_checks
+from labctl.roles.role import RenderedRole, Role, in_order, load_role, render_role, role_checks
 from labctl.topology.spec import LabSpec, NodeSpec
 from labctl.workshop import SYNC_WITHIN_S, Workshop, domain_plan
 
@@ -139,7 +139,7 @@ class Builder:
                 if action.verb not in {Verb.REMOVE_NODE, Verb.REMOVE_VOLUME}:
                     self.do(action)
             for role in node.roles:
-                self._publish(node, role)
+                self._publish(node.name, role)
         except BaseException as failure:
             for role in node.roles:
                 future = self._shop.ready[node.name, role]
@@ -180,7 +180,7 @@ class Builder:
         shop.hypervisor.remove_domain(action.target)
         prefix = f"lab.{shop.lab.name}.{action.node}."
         for volume in shop.hypervisor.volumes():
-            if volume.name.startswith(prefix) and volume.name != record_name(shop.lab.name):
+            if volume.name.startswith(prefix) and volume.name not in of_the_lab_itself(shop.lab.name):
                 shop.hypervisor.remove_volume(volume.name)
 
     def _remove_volume(self, action: Action) -> None:
@@ -257,7 +257,7 @@ class Builder:
         if domain is None:
             raise HypervisorError(f"{node.name}: its domain vanished while it was set up")
         guest.set_clock()
-        specialise(guest, shop.lab, node)
+        specialise(guest, shop.lab, node, shop.secrets)
         was_ready = domain.mark is not None and domain.mark.stage is Stage.READY
         stage = Stage.READY if was_ready else Stage.SPECIALISED
         self._mark(node.name, stage=stage, identity=shop.digests[node.name].identity)
@@ -265,9 +265,9 @@ class Builder:
     def _apply_roles(self, action: Action) -> None:
         shop, node = self._shop, self._shop.lab.node(action.node)
         for name in in_order(node.roles, shop.lab):
-            facts = self._facts_for(node, name)
-            self._apply_role(shop.guest(node.name), render_role(self._roles[name], shop.lab, node, facts))
-            self._publish(node, name)
+            self._wait_for_others(node, name)
+            self._apply_role(shop.guest(node.name), render_role(self._roles[name], shop.lab, node, shop.secrets))
+            self._publish(node.name, name)
         self._mark(node.name, stage=Stage.READY)
 
     def _apply_role(self, guest: Guest, role: RenderedRole) -> None:
@@ -289,36 +289,23 @@ class Builder:
         """The lab's roles, by name."""
         return {name: load_role(name) for node in self.lab.nodes for name in node.roles}
 
-    @cached_property
-    def _waited_for(self) -> set[str]:
-        """The roles that others, applied in this plan, want to know the facts of."""
-        waiting = {name for node in self.lab.nodes if node.name in self._applied for name in node.roles}
-        return {name for role in waiting for name in self._roles[role].after(self.lab)}
-
-    def _facts_for(self, node: NodeSpec, role: str) -> Facts:
-        """Wait for what the role comes after, and gather what that exports."""
-        facts: dict[str, dict[str, str]] = {}
-        for name in self._roles[role].after(self.lab):
-            for provider in (n.name for n in self.lab.nodes if name in n.roles):
-                facts.setdefault(name, {}).update(self._exports_of(provider, name, f"{node.name}: {role}"))
-        return facts
-
-    def _exports_of(self, provider: str, role: str, waiting: str) -> dict[str, str]:
+    def _wait_for_others(self, node: NodeSpec, role: str) -> None:
+        """Wait until what the role comes after is ready, on every node that has it."""
         # The provider's own deadlines are shorter, and say more about what went wrong.
         within_s = 2 * (self._shop.bounds.boot_s + self._shop.bounds.role_s)
-        try:
-            return self._shop.ready[provider, role].result(timeout=within_s)
-        except TimeoutError:
-            raise DeadlineExceeded(f"{waiting}: waited {within_s:g} s for {role} on {provider}") from None
+        for name in self._roles[role].after(self.lab):
+            for provider in (n.name for n in self.lab.nodes if name in n.roles):
+                try:
+                    self._shop.ready[provider, name].result(timeout=within_s)
+                except TimeoutError:
+                    waiting = f"{node.name}: {role}: waited {within_s:g} s for {name} on {provider}"
+                    raise DeadlineExceeded(waiting) from None
 
-    def _publish(self, node: NodeSpec, role: str) -> None:
-        """Say that the role is ready on the node, with what it exports."""
-        future = self._shop.ready[node.name, role]
-        if future.done():
-            return
-        exports = self._roles[role].exports if role in self._waited_for else {}
-        guest = self._shop.guest(node.name)
-        future.set_result({name: guest.read_file(path).decode().strip() for name, path in exports.items()})
+    def _publish(self, node: str, role: str) -> None:
+        """Say that the role is ready on the node."""
+        future = self._shop.ready[node, role]
+        if not future.done():
+            future.set_result(None)
 
     # -- small things ----------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from labctl.ready import find_layers, find_ready
 from labctl.render.xml import network_xml
 from labctl.roles.role import digest_of_roles, providers
 from labctl.topology.spec import LabSpec, NodeSpec, digest_of
+from labctl.vault import load_secrets
 from labctl.workshop import Bounds, Progress, Workshop, hardware_digest
 
 __all__ = ["Blueprint"]
@@ -59,7 +60,8 @@ class Blueprint:
 
     def layers(self) -> dict[str, Layer]:
         """What new nodes can begin with, as far as it was saved."""
-        return find_layers(self.hypervisor, self.spec.name, self.digests())
+        secrets = load_secrets(self.hypervisor, self.spec.name)
+        return find_layers(self.hypervisor, self.spec.name, self.digests(), secrets)
 
     # -- the way to it ---------------------------------------------------------------------------------------------
 
@@ -119,6 +121,7 @@ class Blueprint:
             bounds=bounds,
             progress=progress,
             layers=layers or {},
+            secrets=load_secrets(self.hypervisor, self.spec.name),
         )
 
     def _machine(self, node: NodeSpec, directory: str, progress: Progress) -> Machine | None:

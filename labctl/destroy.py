@@ -10,7 +10,7 @@ from labctl.errors import LabError
 from labctl.hypervisor.seam import Hypervisor
 from labctl.inventory import Inventory
 from labctl.plan import Action, Plan, Verb, plan_destroy
-from labctl.render.names import record_name
+from labctl.render.names import of_the_lab_itself
 from labctl.workshop import Progress
 
 __all__ = ["Silent", "destroy_lab", "inventory", "remove_nodes"]
@@ -75,13 +75,13 @@ def _each(plan: Plan, verb: Verb, remove: Callable[[str], None], progress: Progr
 
 
 def remove_nodes(hypervisor: Hypervisor, name: str, progress: Progress) -> None:
-    """Remove a lab's nodes with their volumes; its networks and its record stay.
+    """Remove a lab's nodes with their volumes; its networks, its record and its secrets stay.
 
     Raises:
         ExceptionGroup: of the `LabError`s of what could not be removed.
     """
     plan = plan_destroy(inventory(hypervisor).of(name))
-    plan = Plan(tuple(a for a in plan.actions if a.target != record_name(name)))
+    plan = Plan(tuple(a for a in plan.actions if a.target not in of_the_lab_itself(name)))
     failures = [
         *_each(plan, Verb.REMOVE_NODE, hypervisor.remove_domain, progress),
         *_each(plan, Verb.REMOVE_VOLUME, hypervisor.remove_volume, progress),

@@ -39,6 +39,7 @@ from labctl.status import NodeStatus, console_tail
 from labctl.topology.load import find_topology, parse_topology, read_text
 from labctl.topology.resolve import resolve
 from labctl.topology.spec import Accelerator, ClusterSpec, LabSpec, NodeSpec
+from labctl.vault import keep_secrets
 from labctl.workshop import Bounds, Progress, Workshop
 
 __all__ = [
@@ -192,6 +193,7 @@ class Lab:
                 self._restore(plan, self.blueprint.workshop(directory, progress))
                 layers = self.blueprint.layers()
                 rest = self.blueprint.making(layers)
+            keep_secrets(self.hypervisor, self.spec, (layer.secrets for layer in layers.values()))
             if rest.count(Verb.BUILD_IMAGE):
                 drop_broken(self.hypervisor, progress.note)
             apply(rest, self.blueprint.workshop(directory, progress, forking=not boot, layers=layers))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
 from labctl import store
@@ -23,6 +23,7 @@ from labctl.inventory import PARENT_LAB, Mark, VolumeInfo
 from labctl.render.names import domain_name, ram_name
 from labctl.render.xml import DirectBoot, DomainPlan, NicPlan, base_xml, domain_xml, nic_xml, overlay_xml
 from labctl.saveimage import HEADER_BYTES, SaveHeader, UnknownSaveFormat, read_length
+from labctl.secrets import Secrets
 from labctl.topology.spec import Accelerator, digest_of
 
 __all__ = [
@@ -111,12 +112,14 @@ class Layer:
         mark: how far the new node is with it.
         machine: its RAM as well, to be forked from; None when it has to be booted.
         why_boot: why it has to be, for people; empty otherwise.
+        secrets: of the lab that it was saved from, which are on the disk.
     """
 
     mark: Mark
     disk: VolumeInfo
     machine: Machine | None
     why_boot: str = ""
+    secrets: Secrets = field(default_factory=Secrets)
 
 
 def find_machine(hypervisor: Hypervisor, model: Model) -> Machine | None:

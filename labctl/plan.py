@@ -8,7 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from labctl.inventory import DomainInfo, DomainState, Inventory, Mark, NicInfo, Stage
-from labctl.render.names import network_name, overlay_name, record_name
+from labctl.render.names import network_name, of_the_lab_itself, overlay_name
 from labctl.topology.spec import LabSpec, NodeSpec
 
 __all__ = ["Action", "Digests", "Plan", "Verb", "plan_destroy", "plan_restore", "plan_up"]
@@ -200,7 +200,7 @@ def _remove_strays(lab: LabSpec, there: Inventory) -> Iterator[Action]:
     with_domain = {d.mark.name for d in there.domains if d.mark}
     for volume in there.volumes:
         node = volume.name.split(".")[2]
-        if node not in with_domain and volume.name != record_name(lab.name):
+        if node not in with_domain and volume.name not in of_the_lab_itself(lab.name):
             yield Action(Verb.REMOVE_VOLUME, volume.name, "no node uses it", node)
     names = {n.name for n in lab.networks}
     for network in there.networks:

@@ -21,6 +21,7 @@ from labctl.machines import Layer, load_machine
 from labctl.parallel import for_all
 from labctl.plan import Digests
 from labctl.render.names import domain_name
+from labctl.secrets import Secrets
 from labctl.state.kept import (
     MOST_LAYERS,
     Manifest,
@@ -40,6 +41,7 @@ from labctl.state.kept import (
 from labctl.state.restore import restore_nodes, resume_together
 from labctl.state.save import Inside, save_state
 from labctl.topology.spec import digest_of
+from labctl.vault import load_secrets, save_secrets
 from labctl.workshop import SYNC_WITHIN_S, Workshop, domain_plan
 
 __all__ = ["find_layers", "find_ready", "find_snapshot", "keep_ready", "keep_snapshot", "put_into"]
@@ -59,15 +61,16 @@ def find_ready(shop: Workshop) -> State | None:
     return next((s for m in best_first if (s := load_state(shop.hypervisor, m))), None)
 
 
-def find_layers(hypervisor: Hypervisor, lab: str, wanted: Mapping[str, Digests]) -> dict[str, Layer]:
+def find_layers(hypervisor: Hypervisor, lab: str, wanted: Mapping[str, Digests], secrets: Secrets) -> dict[str, Layer]:
     """By node, what a new node can begin with instead of a parent; all from one state, so that they fit each other.
 
     Args:
         lab: the name of the lab that is to be made.
         wanted: what its nodes are made from.
+        secrets: that it has already; a state with others would not fit the nodes that are there.
     """
     volumes, host = hypervisor.volumes(), host_of(hypervisor.host())
-    ready = [m for m in states(hypervisor) if not m.name and same_nodes(m, wanted)]
+    ready = [m for m in states(hypervisor) if not m.name and same_nodes(m, wanted) and m.secrets.fit(secrets)]
     if not ready:
         return {}
     best = max(ready, key=lambda m: (len(same_nodes(m, wanted)), m.saved_at))
@@ -93,7 +96,12 @@ def _layers(
         identity = made.identity if manifest.lab == lab else ""
         mark = Mark(lab, node, made.machine, Stage.READY, identity, made.cluster)
         machine = None if why_boot else load_machine(hypervisor, *names)
-        yield node, Layer(mark, disk, machine, why_boot or ("" if machine else "its saved RAM can't be read"))
+        yield (
+            node,
+            Layer(
+                mark, disk, machine, why_boot or ("" if machine else "its saved RAM can't be read"), manifest.secrets
+            ),
+        )
 
 
 def keep_ready(shop: Workshop) -> None:
@@ -148,7 +156,7 @@ def _keep(shop: Workshop, stem: str, name: str, what: str) -> Manifest:
     hypervisor, lab = shop.hypervisor, shop.lab
     nodes = {n.name: shop.digests[n.name] for n in lab.nodes}
     key, host = free_key(hypervisor, stem), host_of(hypervisor.host())
-    manifest = Manifest(key, name, lab.name, _digest(shop), host, nodes, time.time(), whole=True)
+    manifest = Manifest(key, name, lab.name, _digest(shop), host, nodes, time.time(), whole=True, secrets=shop.secrets)
     paused_s = save_state(
         hypervisor, manifest, shop.directory, Inside(lambda n: _flush(shop, n), lambda n: _set_clock(shop, n))
     )
@@ -169,11 +177,14 @@ def _forget_older(shop: Workshop, kept: Manifest) -> None:
 def put_into(shop: Workshop, state: State) -> None:
     """Put every node into a saved state, all at once; nodes that are there are set back, others are made.
 
-    In a lab of another name than the saved one, nodes still have to be specialised: their marks say so.
+    In a lab of another name than the saved one, nodes still have to be specialised: their marks say so. The lab takes
+    over the saved one's secrets.
 
     Raises:
         LabError, ExceptionGroup: it could not be restored whole.
     """
+    if state.manifest.secrets != load_secrets(shop.hypervisor, shop.lab.name):
+        save_secrets(shop.hypervisor, shop.lab.name, state.manifest.secrets)
     same = state.manifest.lab == shop.lab.name
     plans = {}
     for node in shop.lab.nodes:

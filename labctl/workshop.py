@@ -15,6 +15,7 @@ from labctl.machines import Layer, Machine
 from labctl.plan import Action, Digests
 from labctl.render.names import console_log_name, network_name, overlay_name
 from labctl.render.xml import DirectBoot, DomainPlan, NicPlan, domain_xml
+from labctl.secrets import Secrets
 from labctl.topology.spec import Accelerator, LabSpec, NodeSpec, digest_of
 
 __all__ = ["SYNC_WITHIN_S", "Bounds", "Progress", "Workshop", "domain_plan", "hardware_digest"]
@@ -68,7 +69,8 @@ class Workshop:
         machine: the parent machine that a node can be a fork of, made when need be; None if it has to be booted.
         join: makes a node a member of its clusters; the cluster layer gives it.
         heal: heals the faults that somebody left on a node; the fault layer gives it.
-        ready: by node and role, what the role exports once it serves.
+        secrets: of the lab, for what is rendered.
+        ready: by node and role, done once the role serves.
         layers: by node, what a new one begins with rather than with a parent.
         machines: by node, what those that are new in this run are forks of.
     """
@@ -88,7 +90,8 @@ class Workshop:
     bounds: Bounds
     progress: Progress
     layers: Mapping[str, Layer] = field(default_factory=dict)
-    ready: dict[tuple[str, str], Future[dict[str, str]]] = field(default_factory=dict)
+    secrets: Secrets = field(default_factory=Secrets)
+    ready: dict[tuple[str, str], Future[None]] = field(default_factory=dict)
     machines: dict[str, Machine] = field(default_factory=dict)
 
 

@@ -7,7 +7,17 @@ from __future__ import annotations
 
 import hashlib
 
-__all__ = ["bridge_name", "console_log_name", "domain_name", "network_name", "overlay_name", "ram_name", "record_name"]
+__all__ = [
+    "bridge_name",
+    "console_log_name",
+    "domain_name",
+    "network_name",
+    "of_the_lab_itself",
+    "overlay_name",
+    "ram_name",
+    "record_name",
+    "secrets_name",
+]
 
 
 def domain_name(lab: str, node: str) -> str:
@@ -46,3 +56,13 @@ def ram_name(lab: str, node: str) -> str:
 def record_name(lab: str) -> str:
     """The volume that keeps what the lab was made from."""
     return f"lab.{lab}.topology.json"
+
+
+def secrets_name(lab: str) -> str:
+    """The volume that keeps the lab's passwords and keys."""
+    return f"lab.{lab}.secrets.json"
+
+
+def of_the_lab_itself(lab: str) -> frozenset[str]:
+    """The lab's volumes that are no node's, whatever its nodes are called."""
+    return frozenset({record_name(lab), secrets_name(lab)})

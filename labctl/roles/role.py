@@ -5,18 +5,20 @@ A role folder holds `role.yaml`:
     description: one line
     requires: [role, …]      roles that some node of the lab must provide; this one waits until they are ready
     wants: [role, …]         the same, where the lab has them
+    with: [role, …]          roles that come with it on the same node, applied before it
+    names: [label, …]        names under the lab's domain at which clients reach it, besides its nodes' and clusters'
+    secrets: {name: kind}    what it needs that nobody must know (`labctl.secrets.SecretKind`)
     files: {path in the guest: {template: file, mode: "0644"}}
     script: file             rendered and run after the files are there; running it twice changes nothing
-    exports: {name: path}    files whose text other roles see as `facts[ROLE].name`
     ready: [{what, command}] shell commands that end with 0 when the role serves
 
-Templates see `lab`, `node`, `names` (what clients call this node's service), `provider(role)` and `facts`.
+What templates see is in `labctl/roles/context.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -27,11 +29,12 @@ from ruamel.yaml import YAML
 from labctl.errors import InputError
 from labctl.render.scripts import alone
 from labctl.render.templates import render_text
+from labctl.roles.context import context_of
+from labctl.secrets import SecretKind, Secrets
 from labctl.topology.spec import LabSpec, NodeSpec, digest_of
 
 __all__ = [
     "LIBRARY",
-    "Facts",
     "ReadyCheck",
     "RenderedRole",
     "Role",
@@ -41,11 +44,10 @@ __all__ = [
     "providers",
     "render_role",
     "role_checks",
+    "wanted_secrets",
 ]
 
 LIBRARY = Path(__file__).parent / "library"
-
-Facts = Mapping[str, Mapping[str, str]]  # role → name → text
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,10 @@ class Role:
     wants: tuple[str, ...]
     files: dict[str, dict[str, str]]
     script: str
-    exports: dict[str, str]
     ready: tuple[dict[str, str], ...]
+    companions: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    secrets: Mapping[str, SecretKind] = field(default_factory=dict)
 
     def after(self, lab: LabSpec) -> tuple[str, ...]:
         """The roles that must be ready in `lab` before this one is applied."""
@@ -82,7 +86,6 @@ class RenderedRole:
     name: str
     files: dict[str, tuple[bytes, int]]
     script: str
-    exports: dict[str, str]
     ready: tuple[ReadyCheck, ...]
 
 
@@ -105,14 +108,17 @@ def load_role(name: str) -> Role:
         tuple(raw.get("wants", ())),
         raw.get("files", {}),
         raw["script"],
-        raw.get("exports", {}),
         tuple(raw.get("ready", ())),
+        companions=tuple(raw.get("with", ())),
+        names=tuple(raw.get("names", ())),
+        secrets={key: SecretKind(kind) for key, kind in raw.get("secrets", {}).items()},
     )
 
 
 def in_order(names: Sequence[str], lab: LabSpec) -> tuple[str, ...]:
     """`names`, each after those that it waits for; nodes that all keep to this order never wait in a circle."""
-    waits_for = {name: load_role(name).after(lab) for node in lab.nodes for name in node.roles}
+    roles = {name: load_role(name) for node in lab.nodes for name in node.roles}
+    waits_for = {name: {*role.after(lab), *role.companions} for name, role in roles.items()}
     everything = list(TopologicalSorter(waits_for).static_order())
     return tuple(sorted(names, key=everything.index))
 
@@ -127,13 +133,13 @@ def _providers(lab: LabSpec, node: NodeSpec) -> Iterator[str]:
     return (other.name for other in lab.nodes if other is not node and after.intersection(other.roles))
 
 
-def render_role(role: Role, lab: LabSpec, node: NodeSpec, facts: Facts) -> RenderedRole:
+def render_role(role: Role, lab: LabSpec, node: NodeSpec, secrets: Secrets) -> RenderedRole:
     """Render a role for a node.
 
     Raises:
         LabError: a template names something that isn't there.
     """
-    context = _context(lab, node, facts)
+    context = context_of(lab, node, _library(lab), secrets)
 
     def template(file: str) -> str:
         return render_text((role.folder / file).read_text(), f"{role.name}/{file}", context)
@@ -142,32 +148,29 @@ def render_role(role: Role, lab: LabSpec, node: NodeSpec, facts: Facts) -> Rende
     ready = tuple(
         ReadyCheck(c["what"], render_text(c["command"], f"{role.name}/role.yaml", context)) for c in role.ready
     )
-    return RenderedRole(role.name, files, alone(template(role.script)), role.exports, ready)
+    return RenderedRole(role.name, files, alone(template(role.script)), ready)
 
 
 def digest_of_roles(lab: LabSpec, node: NodeSpec) -> str:
-    """Names everything that the node's roles put on it, but for facts, which are known only once they exist."""
-    return digest_of(_rendered_without_facts(lab, node))
+    """Names everything that the node's roles put on it, but for secrets, which are each lab's own."""
+    return digest_of(_rendered_without_secrets(lab, node))
 
 
 def role_checks(lab: LabSpec, node: NodeSpec) -> dict[str, tuple[ReadyCheck, ...]]:
     """What tells that the node serves, by role."""
-    return {role.name: role.ready for role in _rendered_without_facts(lab, node)}
+    return {role.name: role.ready for role in _rendered_without_secrets(lab, node)}
 
 
-def _rendered_without_facts(lab: LabSpec, node: NodeSpec) -> list[RenderedRole]:
-    roles = [load_role(name) for name in node.roles]
-    return [render_role(role, lab, node, _pending_facts(role, lab)) for role in roles]
+def wanted_secrets(lab: LabSpec) -> dict[str, Mapping[str, SecretKind]]:
+    """What the lab's roles need that nobody must know, by role."""
+    return {name: role.secrets for name, role in _library(lab).items() if role.secrets}
 
 
-def _context(lab: LabSpec, node: NodeSpec, facts: Facts) -> dict[str, Any]:
-    def provider(role: str) -> NodeSpec:
-        return next(n for n in lab.nodes if role in n.roles)
-
-    names = [*(c.fqdn for c in lab.clusters_of(node.name)), node.fqdn]
-    return {"lab": lab, "node": node, "names": names, "provider": provider, "facts": facts}
+def _rendered_without_secrets(lab: LabSpec, node: NodeSpec) -> list[RenderedRole]:
+    stand_ins = Secrets.stand_ins(wanted_secrets(lab), tuple(u.name for u in lab.users))
+    return [render_role(load_role(name), lab, node, stand_ins) for name in node.roles]
 
 
-def _pending_facts(role: Role, lab: LabSpec) -> dict[str, dict[str, str]]:
-    """Stand-ins for the facts that a role will see, so that its templates can be rendered before they are known."""
-    return {name: {fact: f"(fact {name}.{fact})" for fact in load_role(name).exports} for name in role.after(lab)}
+def _library(lab: LabSpec) -> dict[str, Role]:
+    """The lab's roles, by name, in the order of its nodes."""
+    return {name: load_role(name) for node in lab.nodes for name in node.roles}

@@ -6,7 +6,7 @@ import io
 import itertools
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from labctl.errors import HypervisorError
 from labctl.hypervisor.seam import Hypervisor
@@ -14,6 +14,7 @@ from labctl.inventory import HostFacts, VolumeInfo
 from labctl.machines import Machine, load_machine
 from labctl.plan import Digests
 from labctl.render.xml import base_xml
+from labctl.secrets import Secrets
 
 __all__ = [
     "MOST_LAYERS",
@@ -35,7 +36,7 @@ __all__ = [
     "write_manifest",
 ]
 
-_MANIFEST_BYTES = 1 << 16
+_MANIFEST_BYTES = 1 << 18  # secrets included
 _UNFINISHED_S = 3600.0  # nobody is still at a save that began so long ago
 
 MOST_LAYERS = 8  # of disks on top of each other, parent disk included; each costs a little at every read
@@ -54,6 +55,7 @@ class Manifest:
         nodes: what each node was made from, in the order of the topology.
         saved_at: seconds since the epoch.
         whole: that it was saved to its end.
+        secrets: of the lab that was saved, which are in its nodes: whoever goes on from them takes those over.
     """
 
     key: str
@@ -64,6 +66,7 @@ class Manifest:
     nodes: dict[str, Digests]
     saved_at: float
     whole: bool = False
+    secrets: Secrets = field(default_factory=Secrets)
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,9 @@ def _manifests(hypervisor: Hypervisor, volumes: Iterable[VolumeInfo]) -> dict[st
 def _read_manifest(hypervisor: Hypervisor, name: str) -> Manifest | None:
     try:
         raw = json.loads(b"".join(hypervisor.download_volume(name)))
-        return Manifest(**{**raw, "nodes": {node: Digests(**digests) for node, digests in raw["nodes"].items()}})
+        nodes = {node: Digests(**digests) for node, digests in raw["nodes"].items()}
+        secrets = Secrets.from_json(raw.get("secrets", asdict(Secrets())))
+        return Manifest(**{**raw, "nodes": nodes, "secrets": secrets})
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 

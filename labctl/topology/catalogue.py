@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -35,14 +35,24 @@ class Catalogue:
     Attributes:
         roles: the roles that each role requires somewhere in the lab, by role.
         images: by name.
+        companions: the roles that come with each role on its node, by role.
     """
 
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     images: Mapping[str, ImageDefaults] = field(default_factory=dict)
+    companions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def with_companions(self, roles: Iterable[str]) -> tuple[str, ...]:
+        """`roles`, each after those that come with it, and each once."""
+        found: list[str] = []
+        for role in roles:
+            before = self.with_companions(self.companions.get(role, ()))
+            found += [r for r in (*before, role) if r not in found]
+        return tuple(found)
 
 
 def load_catalogue(library: Path | None = None, images: Path | None = None) -> Catalogue:
-    """Read `role.yaml` (key `requires`) and `recipe.yaml` (key `memory_mib`) of every role and image.
+    """Read `role.yaml` (keys `requires` and `with`) and `recipe.yaml` (key `memory_mib`) of every role and image.
 
     Args:
         library: the folder of role folders; labctl's own by default.
@@ -63,18 +73,23 @@ def _shipped_catalogue() -> Catalogue:
 
 
 def _read(library: Path, images: Path) -> Catalogue:
+    roles = {
+        path.parent.name: read_document(path.read_text("utf-8"), str(path))
+        for path in sorted(library.glob("*/role.yaml"))
+    }
+    companions = {name: _roles(document, "with") for name, document in roles.items()}
     return Catalogue(
-        {path.parent.name: _requires(path) for path in sorted(library.glob("*/role.yaml"))},
+        {name: _roles(document, "requires") for name, document in roles.items()},
         {path.parent.name: ImageDefaults(_memory_mib(path)) for path in sorted(images.glob("*/recipe.yaml"))},
+        companions,
     )
 
 
-def _requires(path: Path) -> tuple[str, ...]:
-    document = read_document(path.read_text("utf-8"), str(path))
-    required = _key(document, "requires")
-    names = [] if required is None else required
+def _roles(document: Document, key: str) -> tuple[str, ...]:
+    found = _key(document, key)
+    names = [] if found is None else found
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise _unusable(document, "requires", "is not a list of roles")
+        raise _unusable(document, key, "is not a list of roles")
     return tuple(str(name) for name in names)
 
 

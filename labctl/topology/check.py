@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from labctl.topology.catalogue import Catalogue
+from labctl.topology.check_accounts import check_accounts, check_directory, check_group_members, check_user_names
 from labctl.topology.check_clusters import check_heartbeats, check_member_nics, check_members, check_priorities
 from labctl.topology.check_names import check_domain, check_fqdns, check_names
 from labctl.topology.check_networks import check_addresses, check_macs, check_network_names, check_subnets
@@ -40,6 +41,10 @@ CHECKS = (
     check_rule_options,
     check_rule_members,
     check_overlaps,
+    check_accounts,
+    check_user_names,
+    check_group_members,
+    check_directory,
 )
 
 CATALOGUE_CHECKS = (check_images, check_roles, check_required_roles)

@@ -59,10 +59,11 @@ def _loop(role: str, catalogue: Catalogue) -> tuple[str, ...]:
 
 def check_required_roles(topology: Topology, catalogue: Catalogue) -> Iterator[Finding]:
     """What a role requires is provided by some node of the lab."""
-    provided = {role for node in topology.nodes.values() for role in node.roles}
+    provided = {role for node in topology.nodes.values() for role in catalogue.with_companions(node.roles)}
     for name, node in topology.nodes.items():
         for index, role in enumerate(node.roles):
-            for required in catalogue.roles.get(role, ()):
+            needs = [r for companion in catalogue.with_companions((role,)) for r in catalogue.roles.get(companion, ())]
+            for required in dict.fromkeys(needs):
                 if required not in provided:
                     says = f"{role} requires the role {required}; expected it on some node of the lab"
                     yield Finding(("nodes", name, "roles", index), says, needs=(("nodes",),))

@@ -20,9 +20,11 @@ from pydantic_core import PydanticCustomError
 from labctl.topology.spec import Affinity, ClusterMode, Filtering, RuleProtocol
 
 __all__ = [
+    "ACCOUNT",
     "LABEL",
     "AddressRange",
     "Cluster",
+    "Group",
     "Health",
     "HeartbeatProfile",
     "HeartbeatSettings",
@@ -33,7 +35,11 @@ __all__ = [
     "PortRange",
     "Rule",
     "Topology",
+    "User",
 ]
+
+ACCOUNT = r"^(?=.*[a-z])[a-z0-9]([a-z0-9._-]*[a-z0-9])?$"
+"""A name of an account: what the directory, Kerberos, a mail address and a folder all take as it is."""
 
 LABEL = r"^(?=.*[a-z])[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 """A DNS label as in RFC 1123, lower case, and with a letter: a name of digits alone would be taken for an address."""
@@ -168,6 +174,11 @@ def _as_list(value: object) -> object:
 def _named(longest: int) -> dict[str, Any]:
     """The JSON Schema of a mapping whose keys are names."""
     return {"propertyNames": {"pattern": LABEL, "maxLength": longest}}
+
+
+def _accounts() -> dict[str, Any]:
+    """The JSON Schema of a mapping whose keys are names of accounts."""
+    return {"propertyNames": {"pattern": ACCOUNT, "maxLength": 20}}
 
 
 def _text(pattern: str) -> WithJsonSchema:
@@ -353,6 +364,21 @@ class Cluster(_Strict):
     )
 
 
+class User(_Strict):
+    """A user of the directory, with a mailbox where the lab has mail."""
+
+    name: str = Field(description="given name and surname, as the address book shows them")
+    quota_mib: int = Field(
+        default=64, ge=1, le=65536, description="what the mailbox holds at most, in MiB; 64 when left out"
+    )
+
+
+class Group(_Strict):
+    """A group of the directory; mail to it goes to its members."""
+
+    members: tuple[str, ...] = Field(strict=False, description="names of users")
+
+
 class Topology(_Strict):
     """A lab of virtual machines, as labctl brings it up."""
 
@@ -370,4 +396,13 @@ class Topology(_Strict):
     )
     clusters: Mapping[str, Cluster] = Field(
         default={}, json_schema_extra=_named(32), description="the load-balanced clusters by name"
+    )
+    users: Mapping[str, User] = Field(
+        default={},
+        json_schema_extra=_accounts(),
+        description="the directory's users by account name; mail goes to NAME@DOMAIN. Passwords are random: "
+        "labctl secrets shows them",
+    )
+    groups: Mapping[str, Group] = Field(
+        default={}, json_schema_extra=_accounts(), description="the directory's groups by account name"
     )

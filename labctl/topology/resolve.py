@@ -8,12 +8,23 @@ from labctl.errors import InputError
 from labctl.topology.catalogue import Catalogue, load_catalogue
 from labctl.topology.check_names import check_lab_name
 from labctl.topology.mac import nic_macs
-from labctl.topology.model import AddressRange, Cluster, HeartbeatProfile, HeartbeatSettings, Nic, Node, Rule, Topology
+from labctl.topology.model import (
+    AddressRange,
+    Cluster,
+    HeartbeatProfile,
+    HeartbeatSettings,
+    Nic,
+    Node,
+    Rule,
+    Topology,
+    User,
+)
 from labctl.topology.spec import (
     Accelerator,
     Affinity,
     ClusterSpec,
     Filtering,
+    GroupSpec,
     HealthCheck,
     Heartbeat,
     LabSpec,
@@ -22,6 +33,7 @@ from labctl.topology.spec import (
     NicSpec,
     NodeSpec,
     PortRule,
+    UserSpec,
 )
 
 __all__ = ["resolve"]
@@ -55,6 +67,8 @@ def resolve(
         networks=tuple(NetworkSpec(name, network.subnet) for name, network in topology.networks.items()),
         nodes=tuple(_node(name, node, topology, catalogue) for name, node in topology.nodes.items()),
         clusters=tuple(_cluster(name, cluster, topology, accelerator) for name, cluster in topology.clusters.items()),
+        users=tuple(_user(name, user) for name, user in topology.users.items()),
+        groups=tuple(GroupSpec(name, group.members) for name, group in topology.groups.items()),
     )
 
 
@@ -71,7 +85,7 @@ def _node(name: str, node: Node, topology: Topology, catalogue: Catalogue) -> No
         name=name,
         fqdn=f"{name}.{topology.domain}",
         image=image,
-        roles=node.roles,
+        roles=catalogue.with_companions(node.roles),
         memory_mib=node.memory_mib or catalogue.images[image].memory_mib,
         vcpus=node.vcpus,
         nics=tuple(_nic(nic_name, nic, macs[name, nic_name], topology) for nic_name, nic in node.nics.items()),
@@ -113,6 +127,11 @@ def _heartbeat(given: HeartbeatSettings, accelerator: Accelerator) -> Heartbeat:
     if given.profile in PROFILES:
         return PROFILES[given.profile]
     return PROFILES[HeartbeatProfile.FAST if accelerator is Accelerator.KVM else HeartbeatProfile.EMULATED]
+
+
+def _user(name: str, user: User) -> UserSpec:
+    *given, surname = user.name.split()
+    return UserSpec(name, " ".join(given), surname, user.quota_mib)
 
 
 def _port_rules(rule: Rule, by_priority: tuple[str, ...]) -> list[PortRule]:

@@ -14,11 +14,14 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TypeVar
 
 __all__ = [
+    "AUTHORITY_ROLE",
+    "DIRECTORY_ROLE",
     "Accelerator",
     "Affinity",
     "ClusterMode",
     "ClusterSpec",
     "Filtering",
+    "GroupSpec",
     "HealthCheck",
     "Heartbeat",
     "LabSpec",
@@ -28,10 +31,13 @@ __all__ = [
     "NodeSpec",
     "PortRule",
     "RuleProtocol",
+    "UserSpec",
     "digest_of",
 ]
 
 T = TypeVar("T")
+
+DIRECTORY_ROLE, AUTHORITY_ROLE = "domain-controller", "certificate-authority"
 
 
 class Accelerator(StrEnum):
@@ -209,6 +215,30 @@ class ClusterSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class UserSpec:
+    """Somebody with an account in the lab's directory and a mailbox.
+
+    Attributes:
+        name: of the account (sAMAccountName, and before the @ of the Kerberos principal and of the mail address).
+        given_name, surname: as the address book shows them.
+        quota_mib: what the mailbox holds at most.
+    """
+
+    name: str
+    given_name: str
+    surname: str
+    quota_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """A group of the directory; mail to it goes to its members."""
+
+    name: str
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LabSpec:
     """A whole lab.
 
@@ -225,6 +255,8 @@ class LabSpec:
     networks: tuple[NetworkSpec, ...]
     nodes: tuple[NodeSpec, ...]
     clusters: tuple[ClusterSpec, ...]
+    users: tuple[UserSpec, ...] = ()
+    groups: tuple[GroupSpec, ...] = ()
 
     def node(self, name: str) -> NodeSpec:
         """The node of that name; KeyError if there is none."""
@@ -233,6 +265,20 @@ class LabSpec:
     def network(self, name: str) -> NetworkSpec:
         """The network of that name; KeyError if there is none."""
         return _named(self.networks, name)
+
+    def provider(self, role: str) -> NodeSpec | None:
+        """The node with that role, the first of several; None when the lab has none."""
+        return next((n for n in self.nodes if role in n.roles), None)
+
+    @property
+    def directory(self) -> NodeSpec | None:
+        """The node that all others ask for names and for the time; None in a lab where each knows them itself."""
+        return self.provider(DIRECTORY_ROLE)
+
+    @property
+    def authority(self) -> NodeSpec | None:
+        """The node that signs the others' certificates, whose root all of them trust."""
+        return self.provider(AUTHORITY_ROLE)
 
     def clusters_of(self, node: str) -> tuple[ClusterSpec, ...]:
         """The clusters that `node` is a member of."""

@@ -18,14 +18,18 @@ def catalogue() -> Catalogue:
     """Roles and images that stay as they are here, whatever labctl ships."""
     roles = {
         "certificate-authority": (),
-        "client-access": ("certificate-authority",),
+        "certificate": ("certificate-authority",),
+        "domain-controller": ("certificate-authority",),
+        "client-access": (),
         "client": (),
         "web-server": (),
         "hen": ("chick",),
         "chick": ("egg",),
         "egg": ("hen",),
     }
-    return Catalogue(roles, {"debian-13": ImageDefaults(memory_mib=768), "micro": ImageDefaults(memory_mib=192)})
+    images = {"debian-13": ImageDefaults(memory_mib=768), "micro": ImageDefaults(memory_mib=192)}
+    companions = {"client-access": ("certificate",), "domain-controller": ("certificate",)}
+    return Catalogue(roles, images, companions)
 
 
 @pytest.fixture(scope="session")

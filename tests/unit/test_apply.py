@@ -20,11 +20,19 @@ from labctl.inventory import DomainState, Inventory, Mark, Stage
 from labctl.plan import Plan, plan_up
 from labctl.render.names import domain_name, record_name
 from labctl.render.xml import base_xml
+from labctl.secrets import Secrets
 from labctl.topology.spec import LabSpec, NodeSpec
 from labctl.workshop import Bounds, Workshop
 
 SHORT = Bounds(boot_s=0.3, role_s=0.3)
 LONG = Bounds(boot_s=60, role_s=60)
+SECRETS = Secrets(
+    {
+        "certificate-authority": {
+            "ca_root_certificate": "ROOT\n", "ca_certificate": "ISSUING\n", "ca_key": "SIGNS\n", "enrolment_key": "00ff"
+        }
+    }
+)  # fmt: skip
 ROLE_FAILED = r"/etc/labctl/roles/\S+: exit code 1\nno such thing"
 
 
@@ -86,6 +94,7 @@ class Site:
                 heal=self.healed.append,
                 bounds=self.bounds,
                 progress=self.heard,
+                secrets=SECRETS,
             ),
         )
 
@@ -119,15 +128,11 @@ class Site:
 def authority_and_member(bounds: Bounds = SHORT) -> Site:
     """A member that needs the certificate authority, which is on another node, and a node that needs nothing."""
     nodes = (
-        node_spec("cas", 1, roles=("client-access",)),
+        node_spec("cas", 1, roles=("certificate",)),
         node_spec("dc", 2, roles=("certificate-authority",)),
         node_spec("web", 3, roles=("web-server",)),
     )
-    site = Site(lab_spec(*nodes), bounds=bounds)
-    site.inside["dc"].files.update(
-        {f"/etc/labctl/ca/{name}": f"{name} of dc\n".encode() for name in ("root.pem", "issuing.pem", "enrolment.key")}
-    )
-    return site
+    return Site(lab_spec(*nodes), bounds=bounds)
 
 
 # -- what comes about --------------------------------------------------------------------------------------------------
@@ -209,7 +214,7 @@ def test_nodes_are_built_side_by_side() -> None:
 # -- roles that wait for each other ------------------------------------------------------------------------------------
 
 
-def test_a_role_waits_for_the_role_that_it_requires_and_sees_its_facts() -> None:
+def test_a_role_waits_for_the_role_that_it_requires() -> None:
     site = authority_and_member()
     order: list[str] = []
 
@@ -217,21 +222,28 @@ def test_a_role_waits_for_the_role_that_it_requires_and_sees_its_facts() -> None
         return lambda _argv, _stdin: (order.append(what), Said())[1]
 
     site.inside["dc"].on("/etc/labctl/roles/certificate-authority", does=note("authority"))
-    site.inside["cas"].on("/etc/labctl/roles/client-access", does=note("member"))
+    site.inside["cas"].on("/etc/labctl/roles/certificate", does=note("member"))
     site.apply()
     assert order == ["authority", "member"]
-    assert site.inside["cas"].files["/etc/labctl/tls/root.pem"].strip() == b"root.pem of dc"
-    assert b"enrolment.key of dc" in site.inside["cas"].files["/etc/labctl/tls/enrol.json"]
 
 
-def test_a_role_that_was_ready_before_gives_its_facts_again() -> None:
+def test_each_node_gets_the_secrets_that_its_roles_name() -> None:
+    site = authority_and_member()
+    site.apply()
+    assert b'"key": "00ff"' in site.inside["cas"].files["/etc/labctl/tls/enrol.json"]
+    assert site.inside["cas"].modes["/etc/labctl/tls/enrol.json"] == 0o600
+    assert site.inside["dc"].files["/etc/labctl/ca/issuing-key.pem"] == b"SIGNS\n"
+    assert not any(b"SIGNS" in content for content in site.inside["cas"].files.values())
+
+
+def test_a_role_that_was_ready_before_is_not_waited_for_again() -> None:
     site = authority_and_member()
     site.apply()
     site.hypervisor.remove_domain("lab.cas")
     site.inside["cas"].files.clear()
     site.apply()
     assert site.ran("dc") == ["certificate-authority"]
-    assert site.inside["cas"].files["/etc/labctl/tls/root.pem"].strip() == b"root.pem of dc"
+    assert site.inside["cas"].files["/etc/labctl/tls/root.pem"] == b"ROOT\n"
 
 
 def test_a_lab_that_is_up_is_asked_nothing() -> None:
@@ -259,17 +271,11 @@ def test_a_role_whose_requirement_failed_fails_at_once_and_only_the_cause_is_tol
     assert [site.stage(n) for n in ("cas", "dc", "web")] == [Stage.SPECIALISED, Stage.SPECIALISED, Stage.READY]
 
 
-@pytest.mark.parametrize(
-    "roles", [("client-access", "certificate-authority"), ("certificate-authority", "client-access")]
-)
+@pytest.mark.parametrize("roles", [("certificate", "certificate-authority"), ("certificate-authority", "certificate")])
 def test_roles_on_one_node_come_in_the_order_in_which_they_need_each_other(roles: tuple[str, ...]) -> None:
     site = Site(lab_spec(node_spec("all", 1, roles=roles)))
-    site.inside["all"].files.update(dict.fromkeys((f"/etc/labctl/ca/{f}" for f in CA_FILES), b"fact"))
     site.apply()
-    assert site.ran("all") == ["certificate-authority", "client-access"]
-
-
-CA_FILES = ("root.pem", "issuing.pem", "enrolment.key")
+    assert site.ran("all") == ["certificate-authority", "certificate"]
 
 
 def test_a_role_that_never_becomes_ready_is_named_with_what_its_check_said() -> None:

@@ -377,6 +377,110 @@ def test_the_lab_may_come_from_the_environment(same: Bench, run: Labctl, monkeyp
     assert "there is no lab other" in run("status").err
 
 
+# -- secrets and certificates ------------------------------------------------------------------------------------------
+
+TRUSTED = """\
+lab: trusted
+domain: trusted.test
+image: micro
+networks:
+  lan: {subnet: 10.9.0.0/24}
+nodes:
+  dc: {roles: [certificate-authority], nics: {eth0: {network: lan, address: 10.9.0.1}}}
+  web: {roles: [client-access], nics: {eth0: {network: lan, address: 10.9.0.2}}}
+"""
+
+
+def listed(*rows: tuple[str, str, str]) -> bytes:
+    """What the authority says of (serial, status, name)."""
+    columns = {"issued_at": "2026-11-22 20:13:09.72+00:00", "expiry": "2036-11-22 19:13:00+00:00", "reason": 0}
+    more = {"revoked_at": "2026-11-23 08:00:00+00:00", "common_name": "x"}
+    return json.dumps(
+        [{"serial_number": s, "status": status, "sans": json.dumps([n]), **columns, **more} for s, status, n in rows]
+    ).encode()
+
+
+@pytest.fixture
+def trusted(bench: Bench, tmp_path: Path) -> Bench:
+    """The lab `trusted`, up, whose authority has issued three certificates."""
+    path = tmp_path / "trusted.yaml"
+    path.write_text(TRUSTED)
+    answering(bench, path, "trusted").up(boot=True, keep=False)
+    rows = ("7", "revoked", "web.trusted.test"), ("8", "good", "web.trusted.test"), ("9", "good", "dc.trusted.test")
+    bench.guests["dc"].says("labctl-ca", "list", out=listed(*rows))
+    return bench
+
+
+def test_secrets_are_shown_one_a_line_and_alone_as_they_are(trusted: Bench, run: Labctl) -> None:
+    secrets = run("secrets", "--json").json["roles"]["certificate-authority"]
+    assert re.search(
+        rf"^certificate-authority.enrolment_key +{secrets['enrolment_key']}", run("secrets").out, re.MULTILINE
+    )
+    assert re.search(r"ca_root_key +-----BEGIN EC PRIVATE KEY----- \(5 lines\)", run("secrets").out)
+    assert run("secrets", "certificate-authority.ca_root_key").out == secrets["ca_root_key"]
+
+
+def test_a_secret_that_is_not_there_is_bad_input_with_those_that_are(trusted: Bench, run: Labctl) -> None:
+    ran = run("secrets", "users.nobody")
+    assert ran.code == 2
+    assert "lab trusted has no secret users.nobody" in ran.err
+    assert "its secrets: certificate-authority.ca_root_key" in ran.err
+
+
+def test_a_lab_without_secrets_says_so(same: Bench, run: Labctl) -> None:
+    assert run("secrets").out == "no secrets\n"
+
+
+def test_certificates_are_listed_with_their_state(trusted: Bench, run: Labctl) -> None:
+    shown = run("ca", "ls").out
+    assert re.search(
+        r"^7 +web.trusted.test +2026-11-22 20:13 +2036-11-22 19:13 +revoked 2026-11-23 08:00", shown, re.MULTILINE
+    )
+    assert re.search(r"^8 .* good", shown, re.MULTILINE)
+    found = run("ca", "ls", "--json").json
+    assert [(c["serial"], c["revoked_at"]) for c in found] == [
+        ("7", "2026-11-23T08:00:00+00:00"),
+        ("8", None),
+        ("9", None),
+    ]
+
+
+@pytest.mark.parametrize("verb", ["issue", "renew"])
+def test_a_node_asks_for_another_certificate(trusted: Bench, run: Labctl, verb: str) -> None:
+    ran = run("ca", verb, "web")
+    assert (ran.code, ran.err) == (0, "web: certificate 8\n")
+    assert ["labctl-enrol", verb] in trusted.guests["web"].ran
+
+
+@pytest.mark.parametrize(("which", "serial"), [("web", "8"), ("12", "12")])
+def test_a_certificate_is_revoked_by_node_or_serial(trusted: Bench, run: Labctl, which: str, serial: str) -> None:
+    assert run("ca", "revoke", which, "--reason", "superseded").err == f"certificate {serial} is revoked\n"
+    assert ["labctl-ca", "revoke", serial, "superseded"] in trusted.guests["dc"].ran
+
+
+def test_a_node_without_a_good_certificate_has_none_to_revoke(trusted: Bench, run: Labctl) -> None:
+    trusted.guests["dc"].says("labctl-ca", "list", out=listed(("7", "revoked", "web.trusted.test")))
+    ran = run("ca", "revoke", "web")
+    assert ran.code == 2
+    assert "node web has no certificate that could be revoked" in ran.err
+
+
+def test_a_node_whose_roles_use_none_gets_no_certificate(trusted: Bench, run: Labctl) -> None:
+    assert "node dc has no certificate" in run("ca", "issue", "dc").err
+
+
+def test_a_lab_without_an_authority_has_no_certificates(same: Bench, run: Labctl) -> None:
+    ran = run("ca", "ls")
+    assert (ran.code, ran.err) == (2, "labctl: lab small has no certificate authority: no node has that role\n")
+
+
+def test_an_answer_of_the_authority_that_makes_no_sense_is_said_so(trusted: Bench, run: Labctl) -> None:
+    trusted.guests["dc"].says("labctl-ca", "list", out=b"[{}]")
+    ran = run("ca", "ls")
+    assert ran.code == 3
+    assert "dc: labctl-ca list: its answer can't be read" in ran.err
+
+
 # -- nodes -------------------------------------------------------------------------------------------------------------
 
 

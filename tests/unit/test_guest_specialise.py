@@ -18,17 +18,22 @@ from labctl.guest.specialise import identity_digest, specialise
 from labctl.hypervisor.fake import FakeHypervisor
 from labctl.inventory import Mark
 from labctl.render.xml import DomainPlan, domain_xml
+from labctl.secrets import Secrets
 from labctl.topology.spec import Accelerator, LabSpec, NicSpec, NodeSpec
 
 LAB = pair()
 M1 = LAB.nodes[0]
 NIC = M1.nics[0]
+SECRETS = Secrets({"certificate-authority": {"ca_root_certificate": "ROOT\n", "ca_key": "KEY\n"}})
+
+DIRECTORY = lab_spec(node_spec("m1", 1), node_spec("dc", 2, roles=("domain-controller",)))
+AUTHORITY = lab_spec(node_spec("m1", 1), node_spec("dc", 2, roles=("certificate-authority",)))
 
 
 def specialised(lab: LabSpec, node: NodeSpec, name: str = "lab") -> ScriptedGuest:
     """A guest after it was made `node` in a lab of that name."""
     guest, inside = _guest(node.name, name)
-    specialise(guest, lab, node)
+    specialise(guest, lab, node, SECRETS)
     return inside
 
 
@@ -52,6 +57,36 @@ def test_a_node_gets_its_name_and_everybody_elses() -> None:
     ]
 
 
+def test_in_a_lab_with_a_directory_names_and_time_come_from_there() -> None:
+    files = specialised(DIRECTORY, DIRECTORY.node("m1")).files
+    assert files["/etc/hosts"].decode().splitlines() == ["127.0.0.1 localhost", "10.9.0.1 m1.lab.test m1"]
+    assert b"nameserver 10.9.0.2\n" in files["/etc/resolv.conf"]
+    assert b"server 10.9.0.2 iburst" in files["/etc/labctl/chrony.conf"]
+    assert b"default_realm = LAB.TEST" in files["/etc/krb5.conf"]
+
+
+def test_the_directory_itself_is_where_the_time_comes_from() -> None:
+    files = specialised(DIRECTORY, DIRECTORY.node("dc")).files
+    assert b"allow 10.9.0.0/24" in files["/etc/labctl/chrony.conf"]
+    assert b"server" not in files["/etc/labctl/chrony.conf"]
+
+
+def test_without_a_directory_nobody_is_asked() -> None:
+    files = specialised(LAB, M1).files
+    assert {files[f"/etc/{name}"] for name in ("resolv.conf", "krb5.conf", "labctl/chrony.conf")} == {b""}
+
+
+def test_a_node_trusts_the_root_and_gets_no_key() -> None:
+    inside = specialised(AUTHORITY, AUTHORITY.node("m1"))
+    assert inside.files["/usr/local/share/ca-certificates/labctl-root.crt"] == b"ROOT\n"
+    assert not any(b"KEY" in content for content in inside.files.values())
+
+
+def test_an_authority_asks_for_the_identity_again() -> None:
+    nobody = lab_spec(node_spec("m1", 1), node_spec("dc", 2))
+    assert identity_digest(AUTHORITY, AUTHORITY.node("m1")) != identity_digest(nobody, nobody.node("m1"))
+
+
 def test_the_script_runs_after_the_files_are_there_and_stays_in_the_guest() -> None:
     inside = specialised(LAB, M1)
     assert [argv[0] for argv in inside.ran if argv[0] != "/bin/rm"] == ["/bin/tar", "/etc/labctl/specialise"]
@@ -68,7 +103,7 @@ def test_a_script_that_fails_says_what_it_said() -> None:
     guest, inside = _guest("m1")
     inside.says("/etc/labctl/specialise", exit_code=1, err=b"network: no NIC has the address 52:54:00:00:00:01\n")
     with pytest.raises(CommandFailed, match="m1: /etc/labctl/specialise: exit code 1\nnetwork: no NIC has the address"):
-        specialise(guest, LAB, M1)
+        specialise(guest, LAB, M1, SECRETS)
 
 
 def with_m1(**changes: object) -> LabSpec:
@@ -105,9 +140,10 @@ def test_no_two_nodes_have_the_same_identity() -> None:
 
 
 @pytest.mark.parametrize("file", ["/etc/labctl/specialise", "/etc/labctl/boot.d/10-network"])
-@pytest.mark.parametrize("node", [0, 2])
-def test_a_shell_takes_the_scripts(file: str, node: int) -> None:
-    script = specialised(CHANGES["one more NIC"], CHANGES["one more NIC"].nodes[node]).files[file]
+@pytest.mark.parametrize("node", [0, 1])
+@pytest.mark.parametrize("lab", [CHANGES["one more NIC"], DIRECTORY, AUTHORITY], ids=["NICs", "directory", "authority"])
+def test_a_shell_takes_the_scripts(file: str, node: int, lab: LabSpec) -> None:
+    script = specialised(lab, lab.nodes[node]).files[file]
     subprocess.run(["sh", "-n"], input=script, check=True)
 
 

@@ -20,7 +20,9 @@ from labctl.lab import Lab, console_tail, default_lab, destroy_lab, inventory
 from labctl.record import load_record
 from labctl.render.names import record_name
 from labctl.render.xml import base_xml
+from labctl.secrets import Secrets
 from labctl.topology.spec import Accelerator
+from labctl.vault import load_secrets
 
 TOPOLOGY = """\
 lab: small
@@ -164,12 +166,9 @@ def test_destroy_takes_no_machine_that_others_are_forked_from(bench: Bench) -> N
 
 
 def authority_and_member(bench: Bench, name: str = "lab") -> Lab:
-    """A lab in which one node's role needs what another one exports."""
-    nodes = (node_spec("cas", 1, roles=("client-access",)), node_spec("dc", 2, roles=("certificate-authority",)))
-    lab = bench.lab(lab_spec(*nodes, name=name))
-    facts = ("root.pem", "issuing.pem", "enrolment.key")
-    bench.guests["dc"].files.update({f"/etc/labctl/ca/{fact}": b"fact" for fact in facts})
-    return lab
+    """A lab in which one node's role waits for another's, and both have secrets."""
+    nodes = (node_spec("cas", 1, roles=("certificate",)), node_spec("dc", 2, roles=("certificate-authority",)))
+    return bench.lab(lab_spec(*nodes, name=name))
 
 
 def roles_applied(bench: Bench) -> int:
@@ -194,6 +193,33 @@ def test_a_lab_of_another_name_stands_on_the_same_state_with_an_identity_of_its_
     assert roles_applied(bench) == 0
     assert ["/etc/labctl/specialise"] in bench.guests["cas"].ran
     assert not other.plan()
+
+
+def test_a_lab_that_is_restored_takes_over_the_secrets_that_are_in_its_nodes(bench: Bench) -> None:
+    authority_and_member(bench).up()
+    made = load_secrets(bench.hypervisor, "lab")
+    assert made.root_certificates
+    authority_and_member(bench, "other").up()
+    assert load_secrets(bench.hypervisor, "other") == made
+
+
+def test_a_lab_that_is_made_again_has_other_secrets(bench: Bench) -> None:
+    authority_and_member(bench).up()
+    made = load_secrets(bench.hypervisor, "lab")
+    destroy_lab(bench.hypervisor, "lab")
+    assert load_secrets(bench.hypervisor, "lab") == Secrets()
+    authority_and_member(bench).up(fresh=True)
+    assert load_secrets(bench.hypervisor, "lab").roles.keys() == made.roles.keys()
+    assert load_secrets(bench.hypervisor, "lab") != made
+
+
+def test_a_node_that_is_made_anew_gets_the_secrets_that_the_lab_has(bench: Bench) -> None:
+    lab = authority_and_member(bench)
+    lab.up()
+    key = load_secrets(bench.hypervisor, "lab").roles["certificate-authority"]["ca_key"].encode()
+    bench.guests["dc"].files.clear()
+    lab.up(replace=["dc"])
+    assert bench.guests["dc"].files["/etc/labctl/ca/issuing-key.pem"] == key
 
 
 @pytest.mark.parametrize("how", [{"fresh": True}, {"boot": True}], ids=str)

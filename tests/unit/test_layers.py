@@ -11,11 +11,14 @@ from labctl.errors import HypervisorError, InputError, causes
 from labctl.inventory import Inventory, Stage
 from labctl.lab import Lab, destroy_lab
 from labctl.plan import Plan, plan_up
+from labctl.roles.role import wanted_secrets
+from labctl.secrets import Secrets
 from labctl.state.kept import MOST_LAYERS, states
 from labctl.topology.spec import LabSpec
+from labctl.vault import load_secrets, save_secrets
 
 NODES = (
-    node_spec("cas", 1, roles=("client-access",)),
+    node_spec("cas", 1, roles=("certificate",)),
     node_spec("dc", 2, roles=("certificate-authority",)),
     node_spec("web", 3, roles=("web-server",)),
 )
@@ -23,11 +26,8 @@ SPEC = lab_spec(*NODES)
 
 
 def lab(bench: Bench, spec: LabSpec = SPEC) -> Lab:
-    """A lab in which one node's role needs what another one exports."""
-    made = bench.lab(spec)
-    facts = ("root.pem", "issuing.pem", "enrolment.key")
-    bench.guests["dc"].files.update({f"/etc/labctl/ca/{fact}": b"fact" for fact in facts})
-    return made
+    """A lab in which one node's role waits for another's, and both have secrets."""
+    return bench.lab(spec)
 
 
 def with_more_memory(node: str) -> LabSpec:
@@ -82,8 +82,8 @@ def test_a_node_with_a_layer_is_made_from_it_and_started() -> None:
 
 def test_roles_are_applied_again_where_what_they_depend_on_is_made_anew() -> None:
     todo = plan(without("dc"), provides={"cas": ["dc"]})
-    assert todo[-1] != "apply roles cas: client-access, again: what they depend on is made anew"
-    assert "apply roles cas: client-access, again: what they depend on is made anew" in todo
+    assert todo[-1] != "apply roles cas: certificate, again: what they depend on is made anew"
+    assert "apply roles cas: certificate, again: what they depend on is made anew" in todo
     assert not [line for line in todo if " web" in line]
 
 
@@ -95,7 +95,7 @@ def test_layers_fit_each_other_and_need_nothing() -> None:
 def test_a_layer_is_not_trusted_to_fit_what_is_there(layered: str) -> None:
     todo = plan(without(layered), layered, provides={"cas": ["dc"]})
     assert [a for a in todo if "apply" in a] == [
-        "apply roles cas: client-access, again: what they depend on is made anew"
+        "apply roles cas: certificate, again: what they depend on is made anew"
     ]
 
 
@@ -122,7 +122,7 @@ def test_only_the_node_that_differs_is_made_anew(bench: Bench) -> None:
 
 def test_what_depends_on_the_node_that_differs_is_brought_in_line(bench: Bench) -> None:
     lab(bench, with_more_memory("dc")).up()
-    assert applied(bench) == {"dc": ["certificate-authority"], "cas": ["client-access"]}
+    assert applied(bench) == {"dc": ["certificate-authority"], "cas": ["certificate"]}
 
 
 def test_a_lab_of_another_name_begins_with_the_same_layers_and_an_identity_of_its_own(bench: Bench) -> None:
@@ -149,7 +149,7 @@ def test_a_replaced_node_is_made_from_nothing_and_what_depends_on_it_follows(ben
     lab(bench).up()
     again = lab(bench)
     again.up(replace=["dc"])
-    assert applied(bench) == {"dc": ["certificate-authority"], "cas": ["client-access"]}
+    assert applied(bench) == {"dc": ["certificate-authority"], "cas": ["certificate"]}
 
 
 def test_ram_that_cannot_be_restored_is_thrown_away_and_the_disks_are_booted(bench: Bench) -> None:
@@ -276,3 +276,20 @@ def test_a_save_replaces_the_snapshot_of_that_name(bench: Bench, saved: Lab) -> 
     saved.save_snapshot("mine")
     assert volume_of_snapshot(bench, "") != before
     assert [m.name for m in states(bench.hypervisor)].count("mine") == 1
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_lab_that_begins_with_layers_takes_over_the_secrets_that_are_on_them(bench: Bench) -> None:
+    saved = states(bench.hypervisor)[0].secrets
+    assert saved.root_certificates
+    lab(bench, with_more_memory("web")).up()
+    assert load_secrets(bench.hypervisor, "lab") == saved
+
+
+def test_a_lab_that_has_other_secrets_takes_no_layers(bench: Bench) -> None:
+    wanted = wanted_secrets(SPEC)
+    save_secrets(bench.hypervisor, "lab", Secrets().completed(wanted, (), "lab.test"))
+    other = lab(bench, with_more_memory("web"))
+    assert not [a for a in other.plan().actions if "from its layer" in a.detail]

@@ -16,19 +16,25 @@ def _write(path: Path, text: str) -> None:
 
 
 def test_roles_and_images_are_read_from_their_folders(tmp_path: Path) -> None:
-    _write(tmp_path / "roles/web/role.yaml", "requires: [ca]\nfiles: {/etc/x: {mode: '0600'}}\n")
+    _write(tmp_path / "roles/web/role.yaml", "requires: [ca]\nwith: [key]\nfiles: {/etc/x: {mode: '0600'}}\n")
     _write(tmp_path / "roles/ca/role.yaml", "description: a CA\n")
     _write(tmp_path / "images/tiny/recipe.yaml", "memory_mib: 96\nsuite: trixie\n")
     (tmp_path / "images/notes").mkdir()
     assert load_catalogue(tmp_path / "roles", tmp_path / "images") == Catalogue(
-        {"ca": (), "web": ("ca",)}, {"tiny": ImageDefaults(memory_mib=96)}
+        {"ca": (), "web": ("ca",)}, {"tiny": ImageDefaults(memory_mib=96)}, {"ca": (), "web": ("key",)}
     )
+
+
+def test_a_role_comes_after_those_that_come_with_it_and_once() -> None:
+    catalogue = Catalogue(companions={"web": ("key",), "mail": ("key", "store"), "store": ("disk",)})
+    assert catalogue.with_companions(("web", "mail")) == ("key", "web", "disk", "store", "mail")
 
 
 @pytest.mark.parametrize(
     ("file", "text", "problem"),
     [
         ("roles/web/role.yaml", "x: 1\nrequires: ca\n", "role.yaml:2:11: requires is not a list of roles"),
+        ("roles/web/role.yaml", "with: 7\n", "role.yaml:1:7: with is not a list of roles"),
         ("roles/web/role.yaml", "requires: [1]\n", "role.yaml:1:11: requires is not a list of roles"),
         ("images/tiny/recipe.yaml", "suite: trixie\n", "recipe.yaml:1:1: memory_mib is missing or not a number"),
         ("images/tiny/recipe.yaml", "memory_mib: 1G\n", "recipe.yaml:1:13: memory_mib is missing or not a number"),
