@@ -54,7 +54,7 @@ def context_of(lab: LabSpec, node: NodeSpec, library: Mapping[str, Needs], secre
         "secrets": secrets.roles,
         "passwords": secrets.users,
         "account": account_name,
-        "accounts": dict(_accounts(library, secrets)),
+        "accounts": lambda: dict(_accounts(library, secrets)),
     }
 
 

@@ -21,6 +21,8 @@ def catalogue() -> Catalogue:
         "certificate": ("certificate-authority",),
         "domain-controller": ("certificate-authority",),
         "client-access": (),
+        "mailbox": ("domain-controller",),
+        "hub-transport": ("domain-controller",),
         "client": (),
         "web-server": (),
         "hen": ("chick",),

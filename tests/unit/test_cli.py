@@ -387,7 +387,7 @@ networks:
   lan: {subnet: 10.9.0.0/24}
 nodes:
   dc: {roles: [certificate-authority], nics: {eth0: {network: lan, address: 10.9.0.1}}}
-  web: {roles: [client-access], nics: {eth0: {network: lan, address: 10.9.0.2}}}
+  web: {roles: [certificate], nics: {eth0: {network: lan, address: 10.9.0.2}}}
 """
 
 

@@ -32,6 +32,7 @@ LAB = lab_spec(
     node_spec("dc", 1, roles=("certificate-authority", "domain-controller")),
     node_spec("cas", 2, roles=("certificate", "client-access")),
     node_spec("web", 3, roles=("web-server",)),
+    node_spec("mbx", 5, roles=("groupware-store", "certificate", "mailbox", "hub-transport")),
     node_spec("c", 4, roles=("client",)),
     clusters=(cluster_spec("cas"),),
 )
