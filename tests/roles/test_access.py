@@ -1,0 +1,156 @@
+"""What a Client Access server gives to users' programs, through the virtual address and from one server alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from xml.etree import ElementTree
+
+import pytest
+from conftest import Refused
+
+from labctl.clock import Deadline, wait_until
+
+pytestmark = [pytest.mark.lab(topology="exchange2007"), pytest.mark.timeout(1800)]
+
+OUTLOOK = "http://schemas.microsoft.com/exchange/autodiscover/outlook/responseschema/2006a"
+PHONE = "http://schemas.microsoft.com/exchange/autodiscover/mobilesync/responseschema/2006"
+ASKS = "http://schemas.microsoft.com/exchange/autodiscover/outlook/requestschema/2006"
+
+
+@pytest.fixture
+def access(lab):
+    """The one name of the Client Access array."""
+    return lab.cluster("mail").fqdn
+
+
+@pytest.fixture(params=["the virtual address", "one server"])
+def via(request, lab):
+    """Where requests go: curl's arguments."""
+    cluster = lab.cluster("mail")
+    one = lab.spec.node(cluster.members[-1].node).address
+    return [] if request.param == "the virtual address" else ["--connect-to", f"::{one}:"]
+
+
+def curl(client, via, url, *more):
+    """A request by a program that checks certificates; its body, or why there is none."""
+    done = client.run(["curl", "--fail-with-body", "-sS", "--max-time", "60", *via, *more, url], within_s=120)
+    assert done.exit_code == 0, done
+    return done.text
+
+
+def test_plain_http_and_the_old_name_of_webmail_lead_to_webmail(client, access):
+    shown = ["-o", "/dev/null", "-w", "%{http_code} %{redirect_url}"]
+    assert curl(client, [], f"http://{access}/owa", *shown) == f"301 https://{access}/owa"
+    assert curl(client, [], f"https://{access}/owa", *shown) == f"302 https://{access}/SOGo/"
+
+
+def test_the_health_page_names_every_back_end(client, via, access):
+    health = json.loads(curl(client, via, f"https://{access}/health"))
+    assert set(health) == {"directory", "mailbox", "transport", "database", "webmail"}
+    assert set(health.values()) == {"answers"}
+
+
+def log_in(client, via, access, who, jar):
+    asked = json.dumps({"userName": who.name, "password": who.password})
+    json_is_sent = ["-H", "Content-Type: application/json", "--data", asked, "-c", jar]
+    return curl(client, via, f"https://{access}/SOGo/connect", *json_is_sent)
+
+
+def test_a_user_logs_in_to_webmail_and_reads_his_mail(client, via, access, user, hub):
+    alice, jar = user("alice"), "/run/jar"
+    subject = f"for webmail by {len(via)} {alice.client.clock_ns()}"
+    alice.does("send", host=hub, to=[alice.address], subject=subject)
+    log_in(client, via, access, alice, jar)
+    token = client.shell(f"awk '$6 == \"XSRF-TOKEN\" {{print $7}}' {jar}")
+    asked = ["-b", jar, "-H", f"X-XSRF-TOKEN: {token}", "-H", "Content-Type: application/json", "--data", "{}"]
+
+    def arrived():
+        shown = curl(client, via, f"https://{access}/SOGo/so/alice/Mail/0/folderINBOX/view", *asked)
+        return (True if subject in shown else None), shown[:200]
+
+    wait_until("the mail in webmail", arrived, Deadline.within(60), every_s=1)
+
+
+def test_webmail_refuses_a_wrong_password(client, via, access):
+    asked = json.dumps({"userName": "alice", "password": "wrong"})
+    argv = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "60", *via, "--data", asked]
+    done = client.run([*argv, "-H", "Content-Type: application/json", f"https://{access}/SOGo/connect"])
+    assert done.text == "403"
+
+
+def test_the_address_book_holds_the_directorys_users(lab, client, via, access, user):
+    alice = user("alice")
+    body = (
+        '<C:addressbook-query xmlns:D="DAV:" xmlns:C="urn:ietf:params:xml:ns:carddav"><D:prop><D:getetag/>'
+        '<C:address-data/></D:prop><C:filter><C:prop-filter name="FN"><C:text-match>b</C:text-match></C:prop-filter>'
+        "</C:filter></C:addressbook-query>"
+    )
+    url = f"https://{access}/SOGo/dav/alice/Contacts/directory/"
+    asked = ["-u", f"alice:{alice.password}", "-X", "REPORT", "-H", "Depth: 1", "-H", "Content-Type: application/xml"]
+    said = curl(client, via, url, *asked, "--data", body)
+    assert "FN:Bob Brown" in said
+    assert f"bob@{lab.spec.domain}" in said
+
+
+def test_imap_pop3_and_sieve_go_through_the_access_servers(user, access, hub):
+    alice, bob = user("alice"), user("bob")
+    subject = f"through the access servers {alice.client.clock_ns()}"
+    alice.does("send", host=hub, to=[bob.address], subject=subject)
+    assert subject in bob.does("imap_subjects", host=access, wanted=subject, within_s=60)
+    assert subject in bob.does("pop3_subjects", host=access)
+    bob.does("sieve", host=access, script="keep;\r\n")
+    bob.does("sieve", host=access, script="")
+    with pytest.raises(Refused, match="AUTHENTICATIONFAILED"):
+        bob.does("imap_subjects", host=access, password="wrong")
+
+
+def discover(client, via, lab, address, schema):
+    body = (
+        f'<Autodiscover xmlns="{ASKS}"><Request><EMailAddress>{address}</EMailAddress>'
+        f"<AcceptableResponseSchema>{schema}</AcceptableResponseSchema></Request></Autodiscover>"
+    )
+    url = f"https://autodiscover.{lab.spec.domain}/autodiscover/autodiscover.xml"
+    return ElementTree.fromstring(curl(client, via, url, "-H", "Content-Type: text/xml", "--data", body))
+
+
+def test_what_autodiscover_answers_works(lab, client, via, user):
+    alice = user("alice")
+    found = {}
+    for protocol in discover(client, via, lab, alice.address, OUTLOOK).iter(f"{{{OUTLOOK}}}Protocol"):
+        fields = {element.tag.rpartition("}")[2]: element.text for element in protocol}
+        found[fields["Type"]] = fields
+    subject = f"as Autodiscover says {alice.client.clock_ns()}"
+    smtp, imap = found["SMTP"], found["IMAP"]
+    login = smtp["LoginName"]
+    alice.does("send", host=smtp["Server"], port=int(smtp["Port"]), login=login, to=[alice.address], subject=subject)
+    login = imap["LoginName"]
+    assert subject in alice.does("imap_subjects", host=imap["Server"], user=login, wanted=subject, within_s=60)
+
+
+def test_a_phone_is_led_to_activesync_and_a_stranger_nowhere(lab, client, via, access, user):
+    phone = discover(client, via, lab, user("alice").address, PHONE)
+    assert phone.find(f".//{{{PHONE}}}Url").text == f"https://{access}/Microsoft-Server-ActiveSync"
+    stranger = discover(client, via, lab, "alice@example.org", OUTLOOK)
+    assert stranger.find(f".//{{{OUTLOOK}}}ErrorCode").text == "500"
+
+
+def test_thunderbird_finds_the_same_servers(client, via, access, hub):
+    said = curl(client, via, f"https://{access}/mail/config-v1.1.xml")
+    assert re.findall(r"<hostname>(.*?)</hostname>", said) == [access, access, hub]
+
+
+def test_a_webmail_session_goes_on_at_another_member(lab, client, access, user):
+    """Sessions are in the database that the members share, so whoever loses his member need not log in again."""
+    first, second = (["--connect-to", f"::{lab.spec.node(m.node).address}:"] for m in lab.cluster("mail").members)
+    log_in(client, first, access, user("alice"), "/run/jar")
+    token = client.shell("awk '$6 == \"XSRF-TOKEN\" {print $7}' /run/jar")
+    client.shell("sed 's/basic%20..../basic%20XXXX/' /run/jar > /run/other-jar")
+
+    def answer(via, jar):
+        asked = ["-b", jar, "-H", f"X-XSRF-TOKEN: {token}", "-H", "Content-Type: application/json", "--data", "{}"]
+        return curl(client, via, f"https://{access}/SOGo/so/alice/Mail/0/folderINBOX/view", *asked).lstrip()
+
+    assert answer(first, "/run/jar").startswith("{")
+    assert answer(second, "/run/jar").startswith("{")
+    assert answer(second, "/run/other-jar").startswith("<!DOCTYPE html>")  # the page to log in at
