@@ -91,6 +91,11 @@ class Timed:
 
         return call
 
+    def none_under_way_s(self, began_s: float, ended_s: float) -> float:
+        """For how long no call was: what labctl itself takes, its waits between two looks included."""
+        within = [(max(b, began_s), min(e, ended_s)) for _, b, e in self.calls if e > began_s]
+        return ended_s - began_s - _covered_s(within)
+
     def phases(self) -> str:
         """Of the calls since the last time: in how many seconds at least one of a kind was under way."""
         by_name: dict[str, list[tuple[float, float]]] = {}
@@ -179,9 +184,11 @@ class Bench:
 
     def timed(self, what: str, act: Callable[[], object]) -> None:
         self.hypervisor.calls.clear()
+        began_s = time.monotonic()
         with self.figures.time(f"{self.topology}: {what}"):
             act()
-        print(f"    phases: {self.hypervisor.phases()}")
+        itself_s = self.hypervisor.none_under_way_s(began_s, time.monotonic())
+        print(f"    phases: {self.hypervisor.phases()}; no call under way {itself_s:.2f}")
 
     def makings(self) -> None:
         self.timed("up --fresh: forked and provisioned, not saved", lambda: self.lab.up(fresh=True, keep=False))

@@ -44,8 +44,7 @@ def listen(until_s):
 began_s = time.monotonic()
 while not (folder / "end").exists():
     turn = len(sent)
-    if turn % 10 == 0:
-        phase = (folder / "phase").read_text()
+    phase = (folder / "phase").read_text()
     sent.append((time.monotonic(), phase))
     try:
         sockets[turn % count].send(str(turn).encode())
