@@ -236,10 +236,10 @@ class Bench:
                 _read_data(image.fileno())
 
     def sizes(self) -> None:
-        """What each RAM image takes, beside what its guest uses."""
+        """What each RAM image takes, beside what of its guest's RAM is not free, the kernel's own included."""
         for node, machine in self.ready().machines.items():
-            script = "awk '/^MemTotal/ {t=$2} /^MemFree/ {f=$2} END {print int((t-f)/1024)}' /proc/meminfo"
-            used_mib = self.lab.guest(node).shell(script)
+            free_kib = int(self.lab.guest(node).shell("awk '/^MemFree/ {print $2}' /proc/meminfo"))
+            used_mib = self.lab.spec.node(node).memory_mib - free_kib // 1024
             print(
                 f"  {self.topology}: {node}: RAM image {machine.ram.allocation_bytes >> 20} MiB, in use {used_mib} MiB"
             )
