@@ -46,8 +46,8 @@ def _journal(lab: Lab, node: str) -> str:
     return guest.run(["/bin/sh", "-c", _JOURNAL], within_s=60.0).stdout.decode(errors="replace")
 
 
-# $1: folder, $2: NIC, $3: what to capture. The folder is the working directory, which tells it from other processes. What
-# came last must not wait in a buffer when it is ended.
+# $1: folder, $2: NIC, $3: what to capture. The folder is the working directory, which tells it from other processes.
+# What came last must not wait in a buffer when it is ended.
 _CAPTURE = """
 mkdir -p "$1" && cd "$1" || exit
 setsid nohup tcpdump --immediate-mode -i "$2" -s 200 -c 20000 -U -w "$1/packets" $3 >/dev/null 2>"$1/said" </dev/null &

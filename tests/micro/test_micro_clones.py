@@ -13,6 +13,7 @@ from labctl.clock import Deadline, wait_until
 from labctl.errors import GuestError, LabError
 from labctl.guest.specialise import specialise
 from labctl.render.xml import overlay_xml
+from labctl.vault import load_secrets
 
 pytestmark = pytest.mark.lab(topology="micro")
 
@@ -123,7 +124,8 @@ def test_specialising_again_changes_nothing(guest, micro):
     look = IDENTITY.replace("head -c 16 /dev/urandom | sha256sum", "stat -c '%Y %n' /etc/ssh/ssh_host* /etc/machine-id")
     look += "ip -oneline address; ip route; cat /etc/hosts; date +%Z; cat /etc/timezone"
     before = guest.shell(look)
-    specialise(guest, micro.spec, micro.spec.node("client"))
+    secrets = load_secrets(micro.hypervisor, micro.name)
+    specialise(guest, micro.spec, micro.spec.node("client"), secrets)
     assert guest.shell(look) == before
 
 
