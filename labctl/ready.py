@@ -96,12 +96,8 @@ def _layers(
         identity = made.identity if manifest.lab == lab else ""
         mark = Mark(lab, node, made.machine, Stage.READY, identity, made.cluster)
         machine = None if why_boot else load_machine(hypervisor, *names)
-        yield (
-            node,
-            Layer(
-                mark, disk, machine, why_boot or ("" if machine else "its saved RAM can't be read"), manifest.secrets
-            ),
-        )
+        why = "" if machine else why_boot or "its saved RAM can't be read"
+        yield node, Layer(mark, disk, machine, why, manifest.secrets)
 
 
 def keep_ready(shop: Workshop) -> None:

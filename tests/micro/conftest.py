@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from labctl.guest.agent import Guest
-from labctl.lab import Lab
+from labctl.lab import Lab, Silent
 from labctl.pytest_plugin import Labs
 
+IMPORTS_S = 0.4  # a labctl that dies earlier has done nothing yet
 LABCTL = str(Path(sys.executable).with_name("labctl"))
 
 
@@ -46,6 +47,26 @@ class CommandLine:
             stderr=subprocess.STDOUT,
             env=self.environment,
         )
+
+    def killed_after(self, seconds: float, *arguments: str) -> str:
+        """Start labctl and kill it, unless it is done by then; what it said."""
+        process = self.start(*arguments)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        said, _ = process.communicate(timeout=30)
+        return said.decode()
+
+
+class Said(Silent):
+    """Progress that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 import random
-import subprocess
 import time
 
 import pytest
-from conftest import CommandLine
+from conftest import IMPORTS_S, CommandLine
 
 from labctl.inventory import Inventory
 from labctl.lab import Lab, inventory
@@ -21,7 +20,6 @@ NAME = "test-crash"
 SEED = 20070811
 KILLS = 10
 FRESH = ["--fresh", "--no-save"]
-IMPORTS_S = 0.4  # an earlier death has done nothing yet
 
 
 @pytest.fixture
@@ -35,17 +33,6 @@ def crashing(micro, tmp_path):
             discard_state(micro.hypervisor, state.key)
     sweep(micro.hypervisor, now_s=time.time(), lab=NAME)
     assert inventory(micro.hypervisor).of(NAME) == Inventory()
-
-
-def killed_after(run: CommandLine, seconds: float, *arguments: str) -> str:
-    """Start labctl and kill it, unless it is done by then; what it said."""
-    process = run.start(*arguments)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-    said, _ = process.communicate(timeout=30)
-    return said.decode()
 
 
 def test_two_ups_of_a_lab_at_once_do_its_work_once(crashing):
@@ -67,7 +54,7 @@ def test_what_a_killed_up_leaves_can_be_brought_up_and_can_be_destroyed(crashing
     print(f"seed {SEED}; the lab was made in {making_s:.1f} s and restored in {restoring_s:.1f} s")
     for number, options in zip(range(KILLS), itertools.cycle([FRESH, [], ["--fresh"]])):
         moment_s = IMPORTS_S + chance.uniform(0, making_s if options else restoring_s)
-        said = killed_after(run, moment_s, "up", topology, *options)
+        said = run.killed_after(moment_s, "up", topology, *options)
         print(f"killed `up {' '.join(options)}` after {moment_s:.2f} s, it said:\n{said}")
         if number % 2:
             print(f"brought up again:\n{lab.up()}")

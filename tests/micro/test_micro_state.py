@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conftest import Said
 
 from labctl.lab import Lab
 from labctl.plan import Verb
@@ -13,20 +14,6 @@ from labctl.ready import find_ready
 from labctl.state.kept import discard_state, states
 
 pytestmark = [pytest.mark.lab(topology="micro"), pytest.mark.timeout(600)]
-
-
-class Said:
-    """Progress that remembers."""
-
-    def __init__(self):
-        self.notes = []
-
-    def started(self, action): ...
-
-    def done(self, action): ...
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 def nodes(lab):

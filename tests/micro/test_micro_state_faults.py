@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import CommandLine
+from conftest import IMPORTS_S, CommandLine, Said
 
 import labctl as package
 from labctl.errors import InputError, LabError, causes
@@ -33,21 +33,6 @@ pytestmark = [pytest.mark.lab(topology="micro"), pytest.mark.timeout(900)]
 NAME = "test-faults"
 SEED = 20101004
 KILLS = 8
-IMPORTS_S = 0.4  # an earlier death has done nothing yet
-
-
-class Said:
-    """Progress that remembers."""
-
-    def __init__(self):
-        self.notes = []
-
-    def started(self, action): ...
-
-    def done(self, action): ...
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 @pytest.fixture
@@ -89,16 +74,6 @@ def kept_of(lab: Lab) -> set[str]:
 # -- what dies in between ----------------------------------------------------------------------------------------------
 
 
-def killed_after(run: CommandLine, seconds: float, *arguments: str) -> None:
-    process = run.start(*arguments)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-    said, _ = process.communicate(timeout=30)
-    print(f"killed `{' '.join(arguments)}` after {seconds:.2f} s, it said:\n{said.decode()}")
-
-
 def test_labctl_may_be_killed_at_any_point_of_save_and_restore(own):
     run, chance = CommandLine(own.hypervisor.uri, NAME), random.Random(SEED)
     took_s = {}
@@ -108,7 +83,9 @@ def test_labctl_may_be_killed_at_any_point_of_save_and_restore(own):
         took_s[verb] = time.monotonic() - began_s
     print(f"seed {SEED}; {took_s}")
     for verb in itertools.islice(itertools.cycle(took_s), KILLS):
-        killed_after(run, IMPORTS_S + chance.uniform(0, took_s[verb]), "snapshot", verb, "mine")
+        moment_s = IMPORTS_S + chance.uniform(0, took_s[verb])
+        said = run.killed_after(moment_s, "snapshot", verb, "mine")
+        print(f"killed `snapshot {verb}` after {moment_s:.2f} s, it said:\n{said}")
         print(own.up(keep=False))
         assert_ready(own)
         sweep(own.hypervisor, now_s=time.time(), lab=NAME)
