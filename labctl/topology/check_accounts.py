@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 
 from labctl.topology.finding import Finding, KeyPath
-from labctl.topology.model import ACCOUNT, Topology
+from labctl.topology.model import Topology
 from labctl.topology.spec import DIRECTORY_ROLE
+from labctl.topology.values import ACCOUNT
 
 __all__ = ["check_accounts", "check_directory", "check_group_members", "check_user_names"]
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 from labctl.topology.finding import Finding, KeyPath
-from labctl.topology.model import LABEL, Topology
+from labctl.topology.model import Topology
+from labctl.topology.values import LABEL
 
 __all__ = ["check_domain", "check_fqdns", "check_lab_name", "check_names"]
 

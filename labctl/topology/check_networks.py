@@ -8,7 +8,8 @@ from ipaddress import IPv4Network
 
 from labctl.topology.finding import Finding, KeyPath, dotted
 from labctl.topology.mac import HASHED, cluster_mac, nic_macs
-from labctl.topology.model import AddressRange, Topology
+from labctl.topology.model import Topology
+from labctl.topology.values import AddressRange
 
 __all__ = ["check_addresses", "check_macs", "check_network_names", "check_subnets"]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from labctl.topology.finding import Finding, KeyPath
-from labctl.topology.model import PortRange, Rule, Topology
+from labctl.topology.model import Rule, Topology
 from labctl.topology.spec import Filtering, RuleProtocol
+from labctl.topology.values import PortRange
 
 __all__ = [
     "MOST_CHECKS",

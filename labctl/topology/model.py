@@ -6,23 +6,27 @@ JSON Schema, where editors show them, and into the message about a key that is m
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from enum import StrEnum
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
-from typing import Annotated, Any, TypeVar
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from labctl.topology.spec import Affinity, ClusterMode, Filtering, RuleProtocol
+from labctl.topology.values import (
+    LABEL,
+    Address,
+    Addresses,
+    Mac,
+    PortsList,
+    Subnet,
+    TimeZone,
+    keys_are_accounts,
+    keys_are_names,
+    one_of,
+)
 
 __all__ = [
-    "ACCOUNT",
-    "LABEL",
-    "AddressRange",
     "Cluster",
     "Group",
     "Health",
@@ -32,22 +36,10 @@ __all__ = [
     "Network",
     "Nic",
     "Node",
-    "PortRange",
     "Rule",
     "Topology",
     "User",
 ]
-
-ACCOUNT = r"^(?=.*[a-z])[a-z0-9]([a-z0-9._-]*[a-z0-9])?$"
-"""A name of an account: what the directory, Kerberos, a mail address and a folder all take as it is."""
-
-LABEL = r"^(?=.*[a-z])[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
-"""A DNS label as in RFC 1123, lower case, and with a letter: a name of digits alone would be taken for an address."""
-
-_BYTE = r"(25[0-5]|2[0-4]\d|1?\d?\d)"
-_ADDRESS = rf"{_BYTE}(\.{_BYTE}){{3}}"
-
-E = TypeVar("E", bound=StrEnum)
 
 
 class HeartbeatProfile(StrEnum):
@@ -57,152 +49,6 @@ class HeartbeatProfile(StrEnum):
     NLB = "nlb"
     FAST = "fast"
     EMULATED = "emulated"
-
-
-@dataclass(frozen=True, slots=True)
-class AddressRange:
-    """Consecutive addresses, both ends included; first and last are the same for one address."""
-
-    first: IPv4Address
-    last: IPv4Address
-
-    def __str__(self) -> str:
-        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
-
-    def __len__(self) -> int:
-        return int(self.last) - int(self.first) + 1
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class PortRange:
-    """Consecutive ports, both ends included; first and last are the same for one port."""
-
-    first: int
-    last: int
-
-    def __str__(self) -> str:
-        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
-
-
-def _wrong(says: str) -> PydanticCustomError:
-    return PydanticCustomError("labctl", "{says}", {"says": says})
-
-
-def _address(value: object) -> IPv4Address:
-    try:
-        return IPv4Address(value if isinstance(value, str) else "")
-    except AddressValueError:
-        advice = "; the prefix length is the network's" if "/" in str(value) else ""
-        raise _wrong(f"is not an IPv4 address{advice}") from None
-
-
-def _subnet(value: object) -> IPv4Network:
-    text = value if isinstance(value, str) else ""
-    try:
-        network = IPv4Network(text, strict=False)
-    except (AddressValueError, NetmaskValueError, ValueError):
-        raise _wrong("is not an IPv4 network; expected one like 10.77.0.0/16") from None
-    if "/" not in text:
-        raise _wrong(f"lacks the prefix length; expected one like {text}/24")
-    if str(network.network_address) != text.partition("/")[0]:
-        raise _wrong(f"is an address inside a network; the network is {network}")
-    return network
-
-
-def _address_range(value: object) -> AddressRange:
-    first, dash, last = (value if isinstance(value, str) else "").partition("-")
-    try:
-        found = AddressRange(IPv4Address(first.strip()), IPv4Address(last.strip() if dash else first.strip()))
-    except AddressValueError:
-        raise _wrong("is neither an IPv4 address nor a range like 10.77.1.1-10.77.1.254") from None
-    if found.first > found.last:
-        raise _wrong(f"runs backwards; expected {found.last}-{found.first}")
-    return found
-
-
-def _port_range(value: object) -> PortRange:
-    if not isinstance(value, int | str) or not re.fullmatch(r"\d{1,9}(\s*-\s*\d{1,9})?", str(value), re.ASCII):
-        raise _wrong("is neither a port nor a range of ports like 1000-2000")
-    first, dash, last = str(value).partition("-")
-    found = PortRange(int(first), int(last if dash else first))
-    if found.first > found.last:
-        raise _wrong(f"runs backwards; expected {found.last}-{found.first}")
-    if found.last > 65535:
-        raise _wrong(f"goes beyond the last port, {65535}")
-    return found
-
-
-def _mac(value: object) -> str:
-    text = value.lower() if isinstance(value, str) else ""
-    if not re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", text):
-        raise _wrong("is not a MAC address; expected one like 52:54:00:12:34:56")
-    first = int(text[:2], 16)
-    if first & 1:
-        raise _wrong("is a multicast MAC; a NIC's own has an even first octet")
-    if first == 0xFE:
-        raise _wrong("begins with fe, which libvirt keeps for the host's side of the cable")
-    if text == "00:00:00:00:00:00":
-        raise _wrong("is nobody's MAC; expected one like 52:54:00:12:34:56")
-    return text
-
-
-def _time_zone(value: object) -> str:
-    if not isinstance(value, str):
-        raise _wrong("is not a time zone; expected one like Europe/Berlin")
-    try:
-        return value if value == "UTC" else ZoneInfo(value).key
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        # OSError: the name of a directory of zones ("Europe").
-        raise _wrong("is not a time zone that this host knows; expected one like Europe/Berlin") from None
-
-
-def _one_of(kind: type[E]) -> Callable[[object], E]:
-    def parse(value: object) -> E:
-        if isinstance(value, str) and value in tuple(kind):
-            return kind(value)
-        raise _wrong(f"is not one of {', '.join(kind)}")
-
-    return parse
-
-
-def _as_list(value: object) -> object:
-    if value in ([], ()):
-        raise _wrong("is empty; expected at least one port")
-    return value if isinstance(value, list | tuple) else [value]
-
-
-def _named(longest: int) -> dict[str, Any]:
-    """The JSON Schema of a mapping whose keys are names."""
-    return {"propertyNames": {"pattern": LABEL, "maxLength": longest}}
-
-
-def _accounts() -> dict[str, Any]:
-    """The JSON Schema of a mapping whose keys are names of accounts."""
-    return {"propertyNames": {"pattern": ACCOUNT, "maxLength": 20}}
-
-
-def _text(pattern: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "pattern": pattern})
-
-
-Address = Annotated[IPv4Address, BeforeValidator(_address), WithJsonSchema({"type": "string", "format": "ipv4"})]
-Subnet = Annotated[IPv4Network, BeforeValidator(_subnet), _text(rf"^{_ADDRESS}/\d{{1,2}}$")]
-Addresses = Annotated[AddressRange, BeforeValidator(_address_range), _text(rf"^{_ADDRESS}(\s*-\s*{_ADDRESS})?$")]
-Mac = Annotated[str, BeforeValidator(_mac), _text(r"^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$")]
-TimeZone = Annotated[str, BeforeValidator(_time_zone)]
-
-_PORTS_SCHEMA = {
-    "anyOf": [
-        {"type": "integer", "minimum": 0, "maximum": 65535},
-        {"type": "string", "pattern": r"^\d{1,5}(\s*-\s*\d{1,5})?$"},
-    ]
-}
-Ports = Annotated[PortRange, BeforeValidator(_port_range), WithJsonSchema(_PORTS_SCHEMA)]
-PortsList = Annotated[
-    tuple[Ports, ...],
-    BeforeValidator(_as_list),
-    WithJsonSchema({"anyOf": [*_PORTS_SCHEMA["anyOf"], {"type": "array", "items": _PORTS_SCHEMA, "minItems": 1}]}),
-]
 
 
 class _Strict(BaseModel):
@@ -250,7 +96,7 @@ class Node(_Strict):
     )
     vcpus: int = Field(default=1, ge=1, le=64, description="its virtual CPUs")
     nics: Mapping[str, Nic] = Field(
-        json_schema_extra=_named(15),
+        json_schema_extra=keys_are_names(15),
         description="its NICs by name; the first one's address is the node's own",
     )
 
@@ -265,7 +111,7 @@ class HeartbeatSettings(_Strict):
         }
     )
 
-    profile: Annotated[HeartbeatProfile, BeforeValidator(_one_of(HeartbeatProfile))] | None = Field(
+    profile: Annotated[HeartbeatProfile, BeforeValidator(one_of(HeartbeatProfile))] | None = Field(
         default=None,
         description="nlb = 1000 ms x 5 (NLB's default), fast = 100 ms x 5, emulated = 500 ms x 5 (guests without "
         "hardware virtualization), auto = fast or emulated by the accelerator; auto when nothing is given",
@@ -307,15 +153,15 @@ class Rule(_Strict):
     ports: PortsList = Field(
         strict=False, description='a port, a range like "1000-2000", or a list of those; 0 to 65535'
     )
-    protocol: Annotated[RuleProtocol, BeforeValidator(_one_of(RuleProtocol))] = Field(
+    protocol: Annotated[RuleProtocol, BeforeValidator(one_of(RuleProtocol))] = Field(
         default=RuleProtocol.BOTH, description="the protocols that it covers"
     )
-    filtering: Annotated[Filtering, BeforeValidator(_one_of(Filtering))] = Field(
+    filtering: Annotated[Filtering, BeforeValidator(one_of(Filtering))] = Field(
         default=Filtering.MULTIPLE,
         description="multiple = all members share the load, single-host = the first living member of `handling` serves "
         "alone, disabled = dropped by all",
     )
-    affinity: Annotated[Affinity, BeforeValidator(_one_of(Affinity))] | None = Field(
+    affinity: Annotated[Affinity, BeforeValidator(one_of(Affinity))] | None = Field(
         default=None,
         description="what of a client decides on its member: none = address and port, single = address (when left "
         "out), network = its /24; only with filtering multiple",
@@ -347,7 +193,7 @@ class Cluster(_Strict):
     network: str = Field(description="name of the network that the virtual address is on")
     address: Address = Field(description="the virtual address, of the network's subnet")
     fqdn: str = Field(description="the one name that stands for all members, inside the lab's domain")
-    mode: Annotated[ClusterMode, BeforeValidator(_one_of(ClusterMode))] = Field(
+    mode: Annotated[ClusterMode, BeforeValidator(one_of(ClusterMode))] = Field(
         default=ClusterMode.UNICAST, description="how frames for the virtual address reach every member"
     )
     heartbeat: HeartbeatSettings = Field(
@@ -389,20 +235,20 @@ class Topology(_Strict):
     image: str = Field(default="debian-13", description="the parent disk of nodes that name none: a folder of images/")
     time_zone: TimeZone = Field(default="UTC", description="time zone of all nodes, such as Europe/Berlin")
     networks: Mapping[str, Network] = Field(
-        json_schema_extra={**_named(32), "minProperties": 1}, description="the isolated networks by name"
+        json_schema_extra={**keys_are_names(32), "minProperties": 1}, description="the isolated networks by name"
     )
     nodes: Mapping[str, Node] = Field(
-        json_schema_extra={**_named(15), "minProperties": 1}, description="the machines by name"
+        json_schema_extra={**keys_are_names(15), "minProperties": 1}, description="the machines by name"
     )
     clusters: Mapping[str, Cluster] = Field(
-        default={}, json_schema_extra=_named(32), description="the load-balanced clusters by name"
+        default={}, json_schema_extra=keys_are_names(32), description="the load-balanced clusters by name"
     )
     users: Mapping[str, User] = Field(
         default={},
-        json_schema_extra=_accounts(),
+        json_schema_extra=keys_are_accounts(),
         description="the directory's users by account name; mail goes to NAME@DOMAIN. Passwords are random: "
         "labctl secrets shows them",
     )
     groups: Mapping[str, Group] = Field(
-        default={}, json_schema_extra=_accounts(), description="the directory's groups by account name"
+        default={}, json_schema_extra=keys_are_accounts(), description="the directory's groups by account name"
     )

@@ -9,7 +9,6 @@ from labctl.topology.catalogue import Catalogue, load_catalogue
 from labctl.topology.check_names import check_lab_name
 from labctl.topology.mac import nic_macs
 from labctl.topology.model import (
-    AddressRange,
     Cluster,
     HeartbeatProfile,
     HeartbeatSettings,
@@ -35,6 +34,7 @@ from labctl.topology.spec import (
     PortRule,
     UserSpec,
 )
+from labctl.topology.values import AddressRange
 
 __all__ = ["resolve"]
 
