@@ -26,12 +26,15 @@ def no_failures(
 ) -> Finding:
     """Whether every request of a group of clients was answered as it should.
 
+    A request counts that was begun and over in the window: one still under way at its end may fail by what comes after,
+    such as the fault that the window ends with.
+
     Args:
         sources: the clients; all of the probe's when None. Each of them must have been sampled.
     """
     span, limits = window or Window(), limits or SamplerLimits()
     group = sources_of(history, probe, sources)
-    samples = history.samples(probe, group, span)
+    samples = [s for s in history.samples(probe, group, span) if s.ended_s + s.error_s <= span.until_s]
     failed = [s for s in samples if s.failed]
     figures = (
         Figure("clients", len(group), "addresses"),
@@ -40,7 +43,7 @@ def no_failures(
         Figure("resolution", _period_s(history, probe, group), "s"),
     )
     check = f"{probe}: no request of {_clients(group)} fails"
-    trouble = sampler_trouble(history, probe, span, limits) or _unsampled(history, probe, group, span)
+    trouble = sampler_trouble(history, probe, span, limits) or _unheard(samples, group)
     if trouble:
         reason = trouble + (f"; {_said(failed)}" if failed else "")
         return Finding(check, Result.INCONCLUSIVE, reason, figures)
@@ -84,7 +87,7 @@ def recovers_within(
     from_s = injected.at_s - max((s.error_s for s in samples), default=0.0)
     trouble = (
         sampler_trouble(history, probe, Window(from_s - limits.gap_s, end_s), limits)
-        or _unsampled(history, probe, sources, Window(from_s, end_s))
+        or _unheard(history.samples(probe, sources, Window(from_s, end_s)), sources)
         or _unsteady(history, probe, sources, from_s)
     )
     if trouble:
@@ -127,12 +130,13 @@ def around(samples: Sequence[Sample], sources: Sequence[str], from_s: float) -> 
     return sorted([*known, *(s for s in samples if s.ended_s >= from_s)], key=lambda s: s.at_s)
 
 
-def _unsampled(history: History, probe: str, sources: Sequence[str], window: Window) -> str:
-    """Why the group can't be judged: it is empty, or some of it was never asked."""
+def _unheard(samples: Sequence[Sample], sources: Sequence[str]) -> str:
+    """Why the group can't be judged by these samples: it is empty, or they say nothing of some of it."""
     if not sources:
         return "there is no client in the group"
-    missing = [source for source, samples in history.by_source(probe, sources, window).items() if not samples]
-    return f"too few samples: {_clients(missing)} never asked" if missing else ""
+    heard = {s.source for s in samples}
+    missing = [source for source in sources if source not in heard]
+    return f"too few samples: {_clients(missing)} not sampled" if missing else ""
 
 
 def _unsteady(history: History, probe: str, sources: Sequence[str], from_s: float) -> str:

@@ -267,6 +267,21 @@ def test_a_failure_outside_the_window_or_the_group_does_not_count() -> None:
     assert no_failures(events, "web").result is Result.FAIL
 
 
+def test_a_request_that_the_fault_caught_under_way_says_nothing_of_the_time_before() -> None:
+    caught = max((s for s in sampled() if isinstance(s, Sample) and s.at_s < FAULT_S), key=lambda s: s.number)
+    late = dataclasses.replace(caught, ended_s=caught.at_s + 6, outcome=Outcome.TIMEOUT, member=None)
+    events = history(changed(sampled(), lambda s: late if s.number == caught.number else s))
+    assert no_failures(events, "web", window=Window(until_s=FAULT_S)).result is Result.PASS
+    assert no_failures(events, "web", window=Window(until_s=late.ended_s + 1)).result is Result.FAIL
+
+
+def test_requests_that_were_all_still_under_way_do_not_pass() -> None:
+    events = history(changed(sampled(), lambda s: dataclasses.replace(s, ended_s=END_S)))
+    found = no_failures(events, "web", window=Window(until_s=FAULT_S))
+    assert found.result is Result.INCONCLUSIVE
+    assert "not sampled" in found.reason
+
+
 @pytest.mark.parametrize("sources", [(), ("10.0.9.9",), (*ALIVE, "10.0.9.9")])
 def test_clients_that_were_never_asked_do_not_pass(sources: tuple[str, ...]) -> None:
     assert no_failures(history(sampled()), "web", sources).result is Result.INCONCLUSIVE
