@@ -5,13 +5,13 @@ few samples make it INCONCLUSIVE.
 """
 
 from labctl.checks.claims import CHECKS, Claim, claim, claims_of, general_claims, judge_history, judged
-from labctl.checks.connections import answered_once, connections_kept
+from labctl.checks.connections import answered_once, answered_twice_until, connections_kept
 from labctl.checks.faults import fault_confirmed, heal_confirmed
 from labctl.checks.machines import machines_lived
-from labctl.checks.members import affinity_kept, clients_of, members_agree, members_answer
+from labctl.checks.members import affinity_kept, clients_of, members_agree, members_answer, members_stay
 from labctl.checks.outage import Outage, outage, outage_by_source
 from labctl.checks.sampling import SamplerLimits, sampler_healthy
-from labctl.checks.service import no_failures, recovers_within
+from labctl.checks.service import interrupted_at_most, no_failures, nobody_serves, recovers_within
 from labctl.checks.steady import only_affected, recovers_unaided, steady_state_restored
 from labctl.checks.verdict import Figure, Finding, Result, Verdict, judge, summary
 
@@ -26,6 +26,7 @@ __all__ = [
     "Verdict",
     "affinity_kept",
     "answered_once",
+    "answered_twice_until",
     "claim",
     "claims_of",
     "clients_of",
@@ -33,13 +34,16 @@ __all__ = [
     "fault_confirmed",
     "general_claims",
     "heal_confirmed",
+    "interrupted_at_most",
     "judge",
     "judge_history",
     "judged",
     "machines_lived",
     "members_agree",
     "members_answer",
+    "members_stay",
     "no_failures",
+    "nobody_serves",
     "only_affected",
     "outage",
     "outage_by_source",

@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from labctl.checks.connections import answered_once, connections_kept
+from labctl.checks.connections import answered_once, answered_twice_until, connections_kept
 from labctl.checks.faults import fault_confirmed, heal_confirmed
 from labctl.checks.machines import machines_lived
-from labctl.checks.members import affinity_kept, members_agree, members_answer
+from labctl.checks.members import affinity_kept, members_agree, members_answer, members_stay
 from labctl.checks.sampling import sampler_healthy
-from labctl.checks.service import no_failures, recovers_within
+from labctl.checks.service import interrupted_at_most, no_failures, nobody_serves, recovers_within
 from labctl.checks.steady import only_affected, recovers_unaided, steady_state_restored
 from labctl.checks.verdict import Finding, Verdict, judge
 from labctl.errors import InputError
@@ -28,13 +28,17 @@ CHECKS: Mapping[str, Callable[..., Finding]] = {
     for check in (
         affinity_kept,
         answered_once,
+        answered_twice_until,
         connections_kept,
         fault_confirmed,
         heal_confirmed,
+        interrupted_at_most,
         machines_lived,
         members_agree,
         members_answer,
+        members_stay,
         no_failures,
+        nobody_serves,
         only_affected,
         recovers_unaided,
         recovers_within,

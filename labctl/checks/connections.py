@@ -1,14 +1,15 @@
-"""Whether connections that were to last did, and whether each request had one answer."""
+"""Whether connections that were to last did, and whether each request had one answer; if not, for how long."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from labctl.checks.faults import fault_confirmed, injection, phase_after
 from labctl.checks.sampling import SamplerLimits, sampler_trouble, sources_of
 from labctl.checks.verdict import Figure, Finding, Result
-from labctl.history import History, Window
+from labctl.history import FaultPhase, History, Window
 
-__all__ = ["answered_once", "connections_kept"]
+__all__ = ["answered_once", "answered_twice_until", "connections_kept"]
 
 
 def connections_kept(
@@ -67,3 +68,38 @@ def answered_once(
         )
         return Finding(check, Result.FAIL, reason, figures)
     return Finding(check, Result.PASS, f"all {len(samples)} requests had one answer at most", figures)
+
+
+def answered_twice_until(
+    history: History, probe: str, *, fault: str, target: str, within_s: float, limits: SamplerLimits | None = None
+) -> Finding:
+    """Whether a fault made two members answer the same request, and that ended soon after its heal: FAIL when not.
+
+    INCONCLUSIVE when no request was answered twice: then the fault has shown nothing.
+
+    Args:
+        within_s: from the heal on.
+    """
+    check = f"{probe}: {fault} of {target} makes two members answer, until {within_s:.3f} s after its heal"
+    confirmed, begun = fault_confirmed(history, fault, target), injection(history, fault, target)
+    healed = phase_after(history, begun, FaultPhase.HEAL_CONFIRMED) if begun else None
+    if begun is None or healed is None or confirmed.result is not Result.PASS:
+        return Finding(check, Result.INCONCLUSIVE, confirmed.reason if healed else f"{fault} was not seen to be healed")
+    samples = history.samples(probe, window=Window(from_s=begun.at_s))
+    doubled = [s for s in samples if s.answers > 1]
+    lasted_s = doubled[-1].at_s - doubled[0].at_s if doubled else 0.0
+    after_s = max(0.0, doubled[-1].at_s - healed.at_s) if doubled else 0.0
+    figures = (
+        Figure("answered twice", len(doubled), "requests"),
+        Figure("two members answered", lasted_s, "s"),
+        Figure("of that after the heal", after_s, "s"),
+    )
+    early = sum(s.answers > 1 for s in history.samples(probe, window=Window(until_s=begun.at_s)))
+    trouble = sampler_trouble(history, probe, Window(from_s=begun.at_s), limits or SamplerLimits())
+    if early or after_s > within_s:
+        reason = f"{early} before the fault" if early else f"until {after_s:.3f} s after the heal"
+        return Finding(check, Result.FAIL, f"two members answered {reason}", figures)
+    if trouble or not doubled:
+        return Finding(check, Result.INCONCLUSIVE, trouble or "no request was answered twice", figures)
+    reason = f"two members answered for {lasted_s:.3f} s, until {after_s:.3f} s after the heal"
+    return Finding(check, Result.PASS, reason, figures)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 from labctl.checks.sampling import SamplerLimits, sampler_trouble, sources_of
 from labctl.checks.verdict import Figure, Finding, Result
 from labctl.history import History, MembershipEvent, Sample, Window
 
-__all__ = ["affinity_kept", "clients_of", "members_agree", "members_answer"]
+__all__ = ["affinity_kept", "clients_of", "members_agree", "members_answer", "members_stay"]
 
 
 def clients_of(history: History, probe: str, member: str, *, before_s: float) -> tuple[str, ...]:
@@ -119,6 +120,35 @@ def members_agree(
     if took_s > within_s:
         return Finding(check, Result.FAIL, f"it took {took_s:.3f} s", figures)
     return Finding(check, Result.PASS, f"it took {took_s:.3f} s", figures)
+
+
+def members_stay(
+    history: History, cluster: str, members: Sequence[str], *, window: Window | None = None, most: int = 0
+) -> Finding:
+    """Whether every member sees every member all the time.
+
+    Args:
+        most: so many times one may be missed: on a bad cable chance alone can lose all heartbeats of a tolerance.
+    """
+    span, whole = window or Window(), tuple(sorted(members))
+    check = f"{cluster}: {', '.join(members)} never miss each other" + (f" more than {most} times" if most else "")
+    views = {m: [e for e in history.of(MembershipEvent) if (e.cluster, e.observer) == (cluster, m)] for m in members}
+    silent = [m for m, events in views.items() if not events or -math.inf < span.from_s < events[0].at_s]
+    if silent:
+        return Finding(check, Result.INCONCLUSIVE, f"nobody watched what {', '.join(silent)} saw in the beginning")
+    missed = [e for events in views.values() for e in _within(events, span) if e.alive != whole]
+    figures = (Figure("missed", len(missed), "times"),)
+    if len(missed) > most:
+        first = min(missed, key=lambda e: e.at_s)
+        told = f"{first.observer} sees {', '.join(first.alive) or 'nobody'}"
+        return Finding(check, Result.FAIL, f"{len(missed)} times; the first at {first.at_s:.3f} s: {told}", figures)
+    return Finding(check, Result.PASS, f"{len(missed)} times" if missed else "they did not", figures)
+
+
+def _within(events: Sequence[MembershipEvent], span: Window) -> list[MembershipEvent]:
+    """An observer's views in a window, and the one that it had when the window began."""
+    before = [e for e in events if e.at_s < span.from_s]
+    return [*before[-1:], *(e for e in events if e.at_s in span)]
 
 
 def _excused(move: tuple[Sample, Sample], excuses_s: Sequence[float], slack_s: float) -> bool:

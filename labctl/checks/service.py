@@ -1,4 +1,4 @@
-"""Whether clients were served: always, or again within a bound after a fault."""
+"""Whether clients were served: always, again within a bound, or, where that has to be so, not at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labctl.checks.sampling import SamplerLimits, sampler_trouble, sources_of
 from labctl.checks.verdict import Figure, Finding, Result
 from labctl.history import FaultPhase, History, Sample, SamplerKind, Window
 
-__all__ = ["around", "no_failures", "recovers_within"]
+__all__ = ["around", "interrupted_at_most", "no_failures", "nobody_serves", "recovers_within"]
 
 
 def no_failures(
@@ -97,6 +97,67 @@ def recovers_within(
     if found is None:
         return _unhit(check, samples, expect_hit, bound_s, figures)
     return Finding(check, *_compared(found, bound_s, _away(samples, sources)), figures)
+
+
+def interrupted_at_most(
+    history: History,
+    probe: str,
+    sources: Sequence[str] | None = None,
+    *,
+    bound_s: float,
+    window: Window | None = None,
+    limits: SamplerLimits | None = None,
+) -> Finding:
+    """Whether a group of clients is let down for no longer than a bound, from the first failed request to the last one.
+
+    For what is no fault, such as a member that is told to stop: nobody needs to notice at all.
+    """
+    span, group = window or Window(), sources_of(history, probe, sources)
+    check = f"{probe}: {_clients(group)} are let down for no more than {bound_s:.3f} s"
+    samples = history.samples(probe, group, span)
+    found = spanning(samples)
+    figures = _figures(history, probe, group, found)
+    trouble = sampler_trouble(history, probe, span, limits or SamplerLimits())
+    if trouble := trouble or _unsampled(history, probe, group, span):
+        return Finding(check, Result.INCONCLUSIVE, trouble, figures)
+    if found is None:
+        return _unhit(check, samples, expect_hit=False, bound_s=bound_s, figures=figures)
+    return Finding(check, *_compared(found, bound_s, _away(samples, group)), figures)
+
+
+def nobody_serves(
+    history: History,
+    probe: str,
+    sources: Sequence[str] | None = None,
+    *,
+    fault: str,
+    target: str,
+    limits: SamplerLimits | None = None,
+) -> Finding:
+    """Whether a group of clients is let down for as long as a fault lasts, where that is what has to happen.
+
+    What was under way when the fault came or went is left out.
+    """
+    group = sources_of(history, probe, sources)
+    check = f"{probe}: nobody serves {_clients(group)} while {fault} of {target} lasts"
+    begun, confirmed = injection(history, fault, target), fault_confirmed(history, fault, target)
+    seen = phase_after(history, begun, FaultPhase.CONFIRMED) if begun else None
+    healed = phase_after(history, begun, FaultPhase.HEALED) if begun else None
+    if seen is None or healed is None:
+        return Finding(check, Result.INCONCLUSIVE, confirmed.reason if healed else f"{fault} was never healed")
+    span = Window(seen.at_s, healed.at_s)
+    samples = [s for s in history.samples(probe, group, span) if s.ended_s < healed.at_s]
+    good = [s for s in samples if s.good]
+    figures = (Figure("requests", len(samples), "requests"), Figure("served", len(good), "requests"))
+    trouble = sampler_trouble(history, probe, span, limits or SamplerLimits())
+    if good:
+        first = good[0]
+        told = f"the first at {first.at_s:.3f} s from {first.source}, by {first.member or 'somebody'}"
+        return Finding(check, Result.FAIL, f"{len(good)} requests were served; {told}", figures)
+    if trouble := trouble or _unsampled(history, probe, group, span):
+        return Finding(check, Result.INCONCLUSIVE, trouble, figures)
+    outcomes = ", ".join(sorted({s.outcome.value for s in samples}))
+    return Finding(check, Result.PASS, f"all {len(samples)} requests were let down: {outcomes}", figures)
 
 
 def _compared(found: Outage, bound_s: float, away: Sequence[str]) -> tuple[Result, str]:
