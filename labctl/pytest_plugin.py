@@ -13,7 +13,6 @@ import random
 import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +20,15 @@ import pytest
 
 from labctl import store
 from labctl.clock import SystemClock
-from labctl.errors import LabError
+from labctl.labs import Labs, uri_of
 
 if TYPE_CHECKING:
     from labctl.checks import Claim, Verdict
+    from labctl.cluster.handle import Cluster
     from labctl.guest.agent import Guest
     from labctl.history import HistoryWriter
-    from labctl.hypervisor.seam import Hypervisor
     from labctl.lab import Lab
     from labctl.probes.probe import Probe, RunningProbe
-    from labctl.topology.spec import Accelerator
-
-__all__ = ["Labs", "lab_name", "uri_of"]
 
 _HISTORIES = pytest.StashKey[list[str]]()
 _KEPT = pytest.StashKey[list[str]]()
@@ -68,67 +64,6 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.maxfail = 1
 
 
-@dataclass
-class Labs:
-    """The labs of a test session, each brought up when a test first asks for it.
-
-    A lab whose set-up failed keeps failing with the first cause rather than being tried again for each test. A lab that
-    another run of tests uses is waited for: it would mend what this one breaks.
-
-    Attributes:
-        worker: of pytest-xdist, such as `gw0`, each of which has labs of its own; empty without it.
-        held: lets go of the labs' names at the end of the session.
-        reuse: take a lab that is there as it is, rather than set it back to its ready state.
-    """
-
-    hypervisor: Hypervisor
-    name: str | None
-    worker: str
-    accelerator: Accelerator | None
-    held: ExitStack
-    reuse: bool = False
-    labs: dict[str, Lab] = field(default_factory=dict)
-    failed: dict[str, BaseException] = field(default_factory=dict)
-
-    def get(self, topology: str) -> Lab:
-        """The lab, up and converged."""
-        if topology in self.failed:
-            raise self.failed[topology]
-        known = self.labs.get(topology)
-        lab = known or self._new(topology)
-        try:
-            if not (known or self.reuse) and lab.can_be_reset():
-                lab.reset()  # an earlier run left it, in whatever state
-            lab.up()
-            lab.wait_converged()
-        except BaseException as cause:
-            self.failed[topology] = cause
-            raise
-        return lab
-
-    def _new(self, topology: str) -> Lab:
-        from labctl.console import SAYS
-        from labctl.lab import Lab
-
-        name = lab_name(topology, self.name, self.worker)
-        lab = Lab.from_topology(topology, hypervisor=self.hypervisor, name=name, accelerator=self.accelerator)
-        waiting = f"another run of tests uses lab {lab.name}: waiting for it"
-        self.held.enter_context(store.locked(f"tests-{lab.name}", lambda: SAYS.print(waiting)))
-        self.labs[topology] = lab
-        return lab
-
-    def destroy(self) -> None:
-        """All of them, whatever state they are in."""
-        failures: list[Exception] = []
-        for lab in self.labs.values():
-            try:
-                lab.destroy()
-            except (LabError, ExceptionGroup) as failure:
-                failures.append(failure)
-        if failures:
-            raise ExceptionGroup("labs could not be removed whole", failures)
-
-
 @pytest.fixture(scope="session")
 def labs(request: pytest.FixtureRequest) -> Iterator[Labs]:
     """The labs of the session; gone at its end unless they are to be kept."""
@@ -145,18 +80,6 @@ def labs(request: pytest.FixtureRequest) -> Iterator[Labs]:
             keep = option("--lab-keep") or option("--lab-reuse")
             if not (keep or (option("--lab-debug") and request.session.testsfailed)):
                 session.destroy()
-
-
-def lab_name(topology: str, name: str | None, worker: str) -> str:
-    """The name of a session's lab: the one asked for, else one made up; of each worker's its own."""
-    name = name or f"test-{re.sub(r'[^a-z0-9-]', '-', Path(topology).stem)}"
-    return f"{name[: 31 - len(worker)].rstrip('-')}-{worker}" if worker else name[:32].rstrip("-")
-
-
-def uri_of(uris: str, worker: str) -> str:
-    """The hypervisor of a worker: they take turns with those that there are."""
-    known = [uri.strip() for uri in uris.split(",")]
-    return known[int(re.sub(r"\D", "", worker) or 0) % len(known)]
 
 
 @pytest.fixture
@@ -197,6 +120,19 @@ def client(lab: Lab) -> Guest:
     if name is None:
         pytest.fail(f"topology {lab.record.file} has no node with the role client")
     return lab.guest(name)
+
+
+@pytest.fixture
+def cluster(lab: Lab) -> Iterator[Cluster]:
+    """The lab's cluster, to look at and to tell its members what to do; that is taken back at the end of the test."""
+    from labctl.cluster.handle import Cluster
+
+    spec = lab.cluster()
+    handle = Cluster(spec, lab.members(spec), lab.clock)
+    try:
+        yield handle
+    finally:
+        handle.serve_again()
 
 
 @pytest.fixture

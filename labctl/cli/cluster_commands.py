@@ -23,6 +23,7 @@ from labctl.cli.cluster_tables import (
 )
 from labctl.clock import Deadline
 from labctl.cluster.control import Connections, Control, Order, connections, drainstop, give, rules_named
+from labctl.cluster.handle import SETTLES_WITHIN_S
 from labctl.cluster.membership import wait_settled
 from labctl.cluster.ownership import rule_for
 from labctl.console import RESULTS, SAYS
@@ -33,8 +34,6 @@ from labctl.topology.mac import cluster_mac, member_mac
 from labctl.topology.spec import Affinity, ClusterMode, ClusterSpec, RuleProtocol
 
 __all__ = ["cluster"]
-
-SETTLES_WITHIN_S = 20.0  # beside the heartbeat's bound; emulated guests answer slowly
 
 cluster = typer.Typer(
     no_args_is_help=True,

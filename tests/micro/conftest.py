@@ -13,7 +13,7 @@ import pytest
 
 from labctl.guest.agent import Guest
 from labctl.lab import Lab, Silent
-from labctl.pytest_plugin import Labs
+from labctl.labs import Labs
 
 IMPORTS_S = 0.4  # a labctl that dies earlier has done nothing yet
 LABCTL = str(Path(sys.executable).with_name("labctl"))

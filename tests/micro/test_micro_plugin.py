@@ -59,7 +59,19 @@ def test_the_marker_and_the_fixtures_are_told(run_tests):
     assert "@pytest.mark.needs(kvm, memory_mib, …)" in run_tests(text, "--markers").stdout
     assert "@pytest.mark.lab(topology)" in run_tests(text, "--markers").stdout
     told = run_tests(text, "--fixtures").stdout
-    for fixture in ("lab", "node", "client", "probe", "inject", "history", "watch", "verdict", "chance", "capture"):
+    for fixture in (
+        "lab",
+        "node",
+        "client",
+        "cluster",
+        "probe",
+        "inject",
+        "history",
+        "watch",
+        "verdict",
+        "chance",
+        "capture",
+    ):
         assert f"\n{fixture} " in told
 
 

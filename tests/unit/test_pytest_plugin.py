@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from labctl.pytest_plugin import lab_name, uri_of
+from labctl.labs import lab_name, uri_of
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
