@@ -26,6 +26,7 @@ from labctl.faults.model import (
     load,
     slug,
 )
+from labctl.topology.mac import cluster_mac
 
 __all__ = ["DnsOutageWay", "ImpairmentWay", "PartitionWay", "netem_arguments", "netem_figures"]
 
@@ -68,11 +69,13 @@ def netem_arguments(faults: Sequence[Impairment]) -> list[str]:
     return [*arguments, *(["seed", str(seeds[0])] if seeds else [])]
 
 
-# $1: NIC, $2: netem's arguments for what goes out, $3: for what comes in. What comes in is led through a device of our
-# own, since only what goes out can be queued. A changed netem keeps what is not named, so the old one goes first.
+# $1: NIC, $2: netem's arguments for what goes out, $3: for what comes in, $4: MACs of clusters. What comes in is led
+# through a device of our own, since only what goes out can be queued. Frames that come back from there are past nft's
+# ingress hook, where a member takes the cluster's MAC for its own, so that is said here: else it would get none of
+# them. A changed netem keeps what is not named, so the old one goes first.
 _NETEM = """
 set -eu
-nic=$1 away=$2 here=$3
+nic=$1 away=$2 here=$3 shared=$4
 ifb=labctl$(cat "/sys/class/net/$nic/ifindex")
 if tc qdisc show dev "$nic" root | grep -q 'netem fa17:'; then tc qdisc del dev "$nic" root; fi
 if [ -n "$away" ]; then tc qdisc add dev "$nic" root handle fa17: netem $away; fi
@@ -82,7 +85,11 @@ if [ -n "$here" ]; then
     ip link set "$ifb" up
     tc qdisc add dev "$ifb" root handle fa17: netem $here
     tc qdisc add dev "$nic" handle ffff: ingress
-    tc filter add dev "$nic" parent ffff: protocol all prio 1 matchall action mirred egress redirect dev "$ifb"
+    aside="action mirred egress redirect dev $ifb"
+    for mac in $shared; do
+        tc filter add dev "$nic" parent ffff: prio 1 flower dst_mac "$mac" action skbedit ptype host pipe $aside
+    done
+    tc filter add dev "$nic" parent ffff: prio 2 matchall $aside
 fi
 """
 _NETEM_SEEN = """
@@ -110,7 +117,13 @@ class ImpairmentWay(OnNode):
 
     def _set(self, faults: Sequence[Impairment]) -> None:
         away, here = (" ".join(netem_arguments(_towards(faults, way))) for way in (Direction.OUT, Direction.IN))
-        self._do(_NETEM, self._fault.nic, away, here)
+        self._do(_NETEM, self._fault.nic, away, here, " ".join(self._shared_macs()))
+
+    def _shared_macs(self) -> list[str]:
+        """The MACs of the clusters that the NIC serves."""
+        clusters = self._ground.lab.clusters_of(self._node)
+        mine = [c for c in clusters if any((m.node, m.nic) == (self._node, self._fault.nic) for m in c.members)]
+        return [cluster_mac(c.mode, c.address.ip) for c in mine]
 
     def _seen(self, faults: Sequence[Impairment]) -> Seen:
         said = self._guest.succeed(["/bin/sh", "-c", _NETEM_SEEN, "sh", self._fault.nic])
@@ -171,29 +184,38 @@ def _counted(listed: str) -> int:
     return sum(e["counter"]["packets"] for rule in rules for e in rule["expr"] if "counter" in e)
 
 
-class _Table(OnNode):
-    """A table of our own in a node's packet filter, with one counter that counts what it drops."""
+class _Tables(OnNode):
+    """Tables of our own in a node's packet filter, one per family, whose counters count what they drop."""
 
-    def __init__(self, ground: Ground, node: str, fault: Fault, family: str) -> None:
+    def __init__(self, ground: Ground, node: str, fault: Fault, *families: str) -> None:
         super().__init__(ground, node, {})
-        self._table = f"{family} labctl_fault_{slug(fault)}"
+        self._tables = {family: f"{family} labctl_fault_{slug(fault)}" for family in families}
 
-    def load(self, chains: str) -> None:
-        """Put the table in place, anew if it is there."""
-        text = f"add table {self._table}\ndelete table {self._table}\ntable {self._table} {{\n{chains}}}\n"
+    def load(self, chains: Mapping[str, str]) -> None:
+        """Put the tables in place, anew if they are there; `chains` by family."""
+        made = [f"table {self._tables[family]} {{\n{text}}}\n" for family, text in chains.items()]
+        self._nft("".join([*self._removals(), *made]))
+
+    def _removals(self) -> list[str]:
+        # Added first, so that it is there to be deleted, whoever else heals it at the same time.
+        return [f"add table {table}\ndelete table {table}\n" for table in self._tables.values()]
+
+    def _nft(self, text: str) -> None:
         self._guest.succeed(["/usr/sbin/nft", "-f", "-"], stdin=text.encode())
 
     def dropped(self) -> int | None:
-        """How many packets it has dropped; None when it isn't there."""
-        done = self._guest.run(["/usr/sbin/nft", "--json", "list", "table", *self._table.split()])
-        return None if done.exit_code else _counted(done.text)
+        """How many packets they have dropped; None when none is there."""
+        listings = [
+            self._guest.run(["/usr/sbin/nft", "--json", "list", "table", *table.split()])
+            for table in self._tables.values()
+        ]
+        counts = [_counted(done.text) for done in listings if not done.exit_code]
+        return sum(counts) if counts else None
 
     def remove(self) -> None:
-        """Remove the table; one that isn't there is fine."""
+        """Remove the tables; one that isn't there is fine."""
         self._await_agent()
-        # Added first, so that it is there to be deleted, whoever else heals it at the same time.
-        text = f"add table {self._table}\ndelete table {self._table}\n"
-        self._guest.succeed(["/usr/sbin/nft", "-f", "-"], stdin=text.encode())
+        self._nft("".join(self._removals()))
 
     def reach(self, address: str) -> None:
         """Send something there; whether it arrives is not the question."""
@@ -204,14 +226,17 @@ class _Table(OnNode):
         """The node's own."""
         return str(self._spec.address)
 
-    @property
-    def devices(self) -> tuple[str, ...]:
-        """Its NICs."""
-        return tuple(nic.name for nic in self._spec.nics)
+
+def _chain(hook: str, what: str) -> str:
+    return f"chain in {{\ntype filter hook {hook} priority -400; policy accept;\n{what} counter drop\n}}\n"
 
 
 class PartitionWay:
-    """Frames are told by the MAC that they come from, so that answers from a virtual address are cut as well."""
+    """Frames are told by the MAC that they come from, so that answers from a virtual address are cut as well.
+
+    In the hooks of IP and ARP, before anything else looks: frames that come back from an impaired NIC's queue have been
+    past the ingress hook.
+    """
 
     def __init__(self, fault: Partition, ground: Ground, _before: Mapping[str, str]) -> None:
         named = [name for group in fault.groups for name in group]
@@ -219,7 +244,8 @@ class PartitionWay:
             raise InputError(
                 f"partition {fault.target}: expected two groups or more, each node in one", hint="m1/m2,m3"
             )
-        everybody = {name: _Table(ground, name, fault, "netdev") for name in named}
+        families = ("inet",) if fault.heartbeat_only else ("inet", "arp")
+        everybody = {name: _Tables(ground, name, fault, *families) for name in named}
         self._fault, self._ground = fault, ground
         self._deaf = {name: everybody[name] for name in fault.nodes}
         self._nodes = everybody
@@ -228,15 +254,15 @@ class PartitionWay:
         return {}
 
     def inject(self) -> None:
-        for name, table in self._deaf.items():
-            unheard = self._fault.unheard(name)
-            table.load("".join(self._chain(i, device, unheard) for i, device in enumerate(table.devices)))
+        for name, tables in self._deaf.items():
+            tables.load(self._chains(self._fault.unheard(name)))
 
-    def _chain(self, number: int, device: str, unheard: Sequence[str]) -> str:
+    def _chains(self, unheard: Sequence[str]) -> dict[str, str]:
         macs = ", ".join(nic.mac for name in unheard for nic in self._ground.lab.node(name).nics)
-        what = f"ether saddr {{ {macs} }}" + (" ip protocol 112" if self._fault.heartbeat_only else "")
-        hook = f'type filter hook ingress device "{device}" priority -400; policy accept;'
-        return f"chain in{number} {{\n{hook}\n{what} counter drop\n}}\n"
+        what = f"ether saddr {{ {macs} }}"
+        if self._fault.heartbeat_only:
+            return {"inet": _chain("prerouting", f"{what} meta l4proto 112")}
+        return {"inet": _chain("prerouting", what), "arp": _chain("input", what)}
 
     def in_effect(self) -> Seen:
         for name, table in self._deaf.items():
@@ -273,10 +299,10 @@ _ASK = "import socket,sys; socket.socket(type=socket.SOCK_DGRAM).sendto(b'?', (s
 class DnsOutageWay(OnNode):
     def __init__(self, fault: DnsOutage, ground: Ground, before: Mapping[str, str]) -> None:
         super().__init__(ground, fault.node, before)
-        self._table = _Table(ground, fault.node, fault, "inet")
+        self._table = _Tables(ground, fault.node, fault, "inet")
 
     def inject(self) -> None:
-        self._table.load(_NO_DNS)
+        self._table.load({"inet": _NO_DNS})
 
     def in_effect(self) -> Seen:
         self._guest.run(["/usr/bin/python3", "-I", "-S", "-c", _ASK, self._table.address])

@@ -130,6 +130,13 @@ def test_a_one_way_partition_cuts_one_way(lab, client, inject, outcome):
     assert outcome() == gone_through("partition")
 
 
+def test_a_partition_holds_also_where_the_cable_is_bad(client, inject):
+    with inject(Partition((("m1",), ("client",))), Delay("m1", "host", 20.0), Delay("client", "host", 20.0)):
+        assert lost_percent(pinged(client, M1, count=2)) == 100
+        assert least_ms(pinged(client, M2, count=2)) >= 40
+    assert lost_percent(pinged(client, M1, count=2)) == 0
+
+
 def test_without_their_heartbeat_two_members_each_take_all(lab, inject, watch, history):
     with inject(Partition((("m1",), ("m2",)), heartbeat_only=True)):
         cluster = lab.spec.clusters[0]
