@@ -25,10 +25,10 @@ from labctl.checks import (
     recovers_within,
     steady_state_restored,
 )
-from labctl.checks.faults import injection
+from labctl.checks.faults import injection, phase_after
 from labctl.errors import DeadlineExceeded
 from labctl.faults import Fault
-from labctl.history import History, Window
+from labctl.history import FaultPhase, History, Window
 from labctl.probes.probe import Probe
 from labctl.topology.spec import ClusterSpec
 
@@ -83,13 +83,12 @@ class Takeover:
         begun = injection(seen, **fault)
         members = [m.node for m in self.cluster.members]
         theirs = clients_of(seen, name, self.fault.node, before_s=begun.at_s)
+        others = [m for m in members if m != self.fault.node]
         kept = [
-            source
-            for member in members
-            if member != self.fault.node
-            for source in clients_of(seen, self.keeps.name, member, before_s=begun.at_s)
+            source for member in others for source in clients_of(seen, self.keeps.name, member, before_s=begun.at_s)
         ]
         before, after = Window(until_s=begun.at_s), Window(from_s=rejoined_s)
+        taken_over = Window(begun.at_s + self.bound_s, phase_after(seen, begun, FaultPhase.HEALED).at_s)
         return (
             claim(fault_confirmed, **fault),
             claim(heal_confirmed, **fault),
@@ -100,6 +99,7 @@ class Takeover:
             claim(connections_kept, self.keeps.name, kept, **limits),
             claim(recovers_within, when, theirs, bound_s=self.bound_s, **fault, **limits),
             claim(recovers_unaided, name, **fault, **limits),
+            claim(members_answer, name, others, window=taken_over, **limits),
             claim(members_agree, self.cluster.name, members, after_s=healed_s, within_s=self.rejoin_within_s + 5.0),
             claim(members_answer, name, members, window=after, **limits),
             claim(no_failures, name, window=after, **limits),

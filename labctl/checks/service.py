@@ -118,7 +118,7 @@ def interrupted_at_most(
     found = spanning(samples)
     figures = _figures(history, probe, group, found)
     trouble = sampler_trouble(history, probe, span, limits or SamplerLimits())
-    if trouble := trouble or _unsampled(history, probe, group, span):
+    if trouble := trouble or _unheard(samples, group):
         return Finding(check, Result.INCONCLUSIVE, trouble, figures)
     if found is None:
         return _unhit(check, samples, expect_hit=False, bound_s=bound_s, figures=figures)
@@ -154,7 +154,7 @@ def nobody_serves(
         first = good[0]
         told = f"the first at {first.at_s:.3f} s from {first.source}, by {first.member or 'somebody'}"
         return Finding(check, Result.FAIL, f"{len(good)} requests were served; {told}", figures)
-    if trouble := trouble or _unsampled(history, probe, group, span):
+    if trouble := trouble or _unheard(samples, group):
         return Finding(check, Result.INCONCLUSIVE, trouble, figures)
     outcomes = ", ".join(sorted({s.outcome.value for s in samples}))
     return Finding(check, Result.PASS, f"all {len(samples)} requests were let down: {outcomes}", figures)

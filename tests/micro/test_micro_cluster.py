@@ -33,7 +33,7 @@ def ask(client, count=1):
 
 
 def test_both_members_serve_and_each_of_60_clients_stays_with_one(lab, probe, history):
-    spec = web(lab, clients=60, rate_hz=25)
+    spec = web(lab, count=60, rate_hz=15)
     with probe(spec) as running:
         running.sample_rounds(2)
     seen = history.read()

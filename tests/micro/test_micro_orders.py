@@ -1,0 +1,109 @@
+"""What members are told under load, and that one with other rules than those that serve is not let in."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from failover import LIMITS, connect, kept, web
+
+from labctl.checks import (
+    claim,
+    clients_of,
+    connections_kept,
+    fault_confirmed,
+    heal_confirmed,
+    interrupted_at_most,
+    machines_lived,
+    members_answer,
+    no_failures,
+)
+from labctl.cluster.membership import MemberState
+from labctl.cluster.render import member_files
+from labctl.errors import GuestError, LabError
+from labctl.faults import Reset
+from labctl.history import Window
+from labctl.topology.spec import Affinity
+
+pytestmark = [pytest.mark.lab(topology="micro"), pytest.mark.timeout(600)]
+
+LIMIT = {"limits": LIMITS}
+MEMBERS = ["m1", "m2"]
+
+
+def test_a_member_is_drained_enabled_suspended_and_started_under_load(lab, cluster, probe, history, watch, verdict):
+    """A drain lets nobody down, nor does a return; a stop those who were connected, and the others for a heartbeat."""
+    times = [lab.clock.now_s()]
+    bound_s = cluster.spec.heartbeat.period_ms / 1000 + connect(lab).timeout_s + 2.0
+
+    def told(verb, port=""):
+        times.append(lab.clock.now_s())
+        cluster.tell(verb, "m1", port=port)
+        history.note(f"m1 was told to {verb}")
+        keeping.sample_rounds(1)
+
+    with probe(kept(lab)) as keeping, probe(connect(lab)), probe(web(lab)):
+        keeping.sample_rounds(2)
+        told("drain", port="80")
+        told("enable", port="80")
+        told("suspend")
+        with pytest.raises(GuestError, match="it is suspended, and ignores all but resume"):
+            cluster.tell("start", "m1")
+        cluster.tell("resume", "m1")
+        assert cluster.look().state_of(cluster.look().member("m1")) is MemberState.STOPPED
+        told("start")
+    begun_s, drained_s, enabled_s, suspended_s, started_s = times
+    seen = history.read()
+    others = [s for s in kept(lab).sources if s not in clients_of(seen, "kept", "m1", before_s=suspended_s)]
+    settled = cluster.spec.heartbeat.period_ms / 1000 + 2.0
+    verdict(
+        claim(machines_lived),
+        claim(members_answer, "web", MEMBERS, window=Window(begun_s, drained_s), **LIMIT),
+        claim(members_answer, "web", ["m2"], window=Window(drained_s + settled, enabled_s), **LIMIT),
+        claim(members_answer, "web", ["m2"], window=Window(suspended_s + settled, started_s), **LIMIT),
+        claim(members_answer, "web", MEMBERS, window=Window(started_s), **LIMIT),
+        claim(no_failures, "web", window=Window(until_s=suspended_s), **LIMIT),
+        claim(connections_kept, "kept", window=Window(until_s=suspended_s), **LIMIT),
+        claim(connections_kept, "kept", others, **LIMIT),
+        claim(interrupted_at_most, "connect", bound_s=bound_s, window=Window(suspended_s, started_s), **LIMIT),
+        claim(no_failures, "web", window=Window(started_s), **LIMIT),
+        claim(connections_kept, "kept", window=Window(started_s), **LIMIT),
+    ).require_pass()
+
+
+@pytest.fixture
+def other_rules(lab, cluster):
+    """m1 is stopped, and has other rules than m2: each connection of a client is for itself."""
+    cluster.tell("stop", "m1")
+    (rule,) = cluster.spec.port_rules
+    changed = dataclasses.replace(cluster.spec, port_rules=(dataclasses.replace(rule, affinity=Affinity.NONE),))
+    path, guest = f"/etc/labctl/cluster/{cluster.spec.name}.nft", lab.guest("m1")
+    files = member_files(dataclasses.replace(lab.spec, clusters=(changed,)), lab.spec.node("m1"))
+    guest.write_file(path, files[path][0].encode())
+    guest.succeed(["/usr/sbin/nft", "--file", path])
+    guest.succeed(["/bin/sync"])
+    yield
+    guest.write_file(path, member_files(lab.spec, lab.spec.node("m1"))[path][0].encode())
+    guest.succeed(["/usr/sbin/nft", "--file", path])
+
+
+def test_a_member_with_other_rules_may_not_start_and_one_that_boots_with_them_is_kept_out(
+    lab, cluster, other_rules, probe, inject, history, watch, verdict
+):
+    reset = {"fault": "reset", "target": "m1"}
+    with probe(web(lab)) as serving:
+        with pytest.raises(LabError, match=r"the members' rules differ: m1 has \w{8}, m2 has \w{8}; expected the same"):
+            cluster.tell("start", "m1")
+        serving.sample_rounds(1)
+        with inject(Reset("m1")):
+            pass
+        serving.sample_rounds(1, at_least_s=2 * cluster.spec.heartbeat.down_after_s)
+        view = cluster.look()
+        assert view.state_of(view.member("m1")) is MemberState.REFUSED
+        assert view.why(view.member("m1")) == "its rules are not those of m2"
+    verdict(
+        claim(fault_confirmed, **reset),
+        claim(heal_confirmed, **reset),
+        claim(members_answer, "web", ["m2"], **LIMIT),
+        claim(no_failures, "web", **LIMIT),
+    ).require_pass()
