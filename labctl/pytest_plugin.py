@@ -292,8 +292,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Keep the consoles and journals of the lab of a test that failed, and say where."""
+    """Keep how the test ended in its history, and the consoles and journals of the lab of one that failed."""
     report = yield
+    if "history" in item.fixturenames and (report.when == "call" or (report.when == "teardown" and report.failed)):  # type: ignore[attr-defined]
+        _note_outcome(item, report.outcome)
     funcargs = getattr(item, "funcargs", {})
     session = funcargs.get("labs")
     if report.failed and isinstance(session, Labs) and (lab := session.labs.get(_topology_of(item))):
@@ -304,6 +306,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         if item.config.getoption("--lab-debug"):
             item.config.stash[_KEPT] += _how_to_look(lab)
     return report
+
+
+def _note_outcome(item: pytest.Item, outcome: str) -> None:
+    from labctl.history import HistoryWriter, TestEvent
+
+    path = _evidence_dir(item) / "history.jsonl"
+    if str(path) in item.config.stash[_HISTORIES]:  # else somebody has a fixture of that name of his own
+        with HistoryWriter(path) as writer:
+            writer.append(TestEvent(writer.now_s(), item.nodeid, outcome))
 
 
 def _how_to_look(lab: Lab) -> list[str]:

@@ -16,6 +16,7 @@ from labctl.history.events import (
     Sample,
     SamplerEvent,
     SamplerKind,
+    TestEvent,
     Window,
 )
 from labctl.history.journal import History, HistoryWriter, read_history
@@ -41,6 +42,7 @@ __all__ = [
     "Sample",
     "SamplerEvent",
     "SamplerKind",
+    "TestEvent",
     "Window",
     "read_history",
 ]

@@ -14,6 +14,7 @@ are in the order in which labctl learned of them, which for samples is later tha
     lab          LabEvent         who opens the history for a lab
     machine      MachineEvent     who watches the machines
     claim        ClaimEvent       who judges the history, so that it can be judged again
+    test         TestEvent        the pytest plugin, at the end of the test that made the history
     note         Note             anyone, for the reader at night
 """
 
@@ -44,12 +45,13 @@ __all__ = [
     "Sample",
     "SamplerEvent",
     "SamplerKind",
+    "TestEvent",
     "Window",
     "from_line",
     "to_line",
 ]
 
-SCHEMA_VERSION = 2  # 2: lab, machine, claim; a sample's connection and answers
+SCHEMA_VERSION = 3  # 2: lab, machine, claim; a sample's connection and answers; 3: test
 
 
 class Outcome(StrEnum):
@@ -270,6 +272,22 @@ class ClaimEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class TestEvent:
+    """The test that made the history has ended.
+
+    Attributes:
+        test: its node ID, as pytest has it.
+        outcome: `passed`, `failed` or `skipped`.
+    """
+
+    __test__ = False  # for pytest
+
+    at_s: float
+    test: str
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something that a reader will want to know."""
 
@@ -287,6 +305,7 @@ Event = (
     | LabEvent
     | MachineEvent
     | ClaimEvent
+    | TestEvent
     | Note
 )
 
@@ -300,6 +319,7 @@ _CLASSES: dict[str, type[Event]] = {
     "lab": LabEvent,
     "machine": MachineEvent,
     "claim": ClaimEvent,
+    "test": TestEvent,
     "note": Note,
 }
 _NAMES = {cls: name for name, cls in _CLASSES.items()}

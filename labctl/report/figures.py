@@ -12,6 +12,7 @@ from labctl.checks.outage import spanning
 from labctl.checks.sampling import sources_of
 from labctl.checks.service import around
 from labctl.history import (
+    ClaimEvent,
     FaultEvent,
     FaultPhase,
     History,
@@ -20,6 +21,7 @@ from labctl.history import (
     Sample,
     SamplerEvent,
     SamplerKind,
+    TestEvent,
     Window,
 )
 
@@ -104,12 +106,18 @@ class Scenario:
     """All that a report shows of one history.
 
     Attributes:
+        test: the node ID of the test that made it; empty when none did, or it was killed.
+        outcome: of that test.
+        judged: whether somebody has said what it was to show.
         started: the calendar time at which the history begins, ISO 8601; empty when it does not say.
         length_s: from its first event to its last.
     """
 
     name: str
     path: str
+    test: str
+    outcome: str
+    judged: bool
     started: str
     length_s: float
     result: Result
@@ -118,6 +126,20 @@ class Scenario:
     faults: tuple[FaultSpan, ...]
     membership: tuple[Moment, ...]
     notes: tuple[Moment, ...]
+
+    @property
+    def stands(self) -> Result:
+        """What it counts for: a test that passed has expected what its verdict says, and one that failed has failed."""
+        if self.outcome == "failed" and self.result is Result.PASS:
+            return Result.FAIL
+        return Result.PASS if self.outcome == "passed" and self.judged else self.result
+
+    @property
+    def remark(self) -> str:
+        """Where the verdict alone would mislead, what there is to say of it."""
+        if self.stands is self.result:
+            return ""
+        return "as the test expects" if self.stands is Result.PASS else "but the test failed"
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -146,9 +168,13 @@ def scenario_of(history: History, name: str = "") -> Scenario:
     faults = _faults(history, begin_s)
     probes = (e for e in history.of(SamplerEvent) if e.kind is SamplerKind.STARTED)
     opened = next(iter(history.of(Opened)), None)
+    test = next(reversed(history.of(TestEvent)), None)
     return Scenario(
-        name=name or Path(history.path).parent.name or "history",
+        name=name or (_in_words(test.test) if test else Path(history.path).parent.name) or "history",
         path=history.path,
+        test=test.test if test else "",
+        outcome=test.outcome if test else "",
+        judged=bool(history.of(ClaimEvent)),
         started=opened.utc if opened else "",
         length_s=length_s,
         result=verdict.result,
@@ -158,6 +184,12 @@ def scenario_of(history: History, name: str = "") -> Scenario:
         membership=tuple(_membership(history, begin_s)),
         notes=tuple(Moment(n.at_s - begin_s, n.text) for n in history.of(Note)),
     )
+
+
+def _in_words(test: str) -> str:
+    """A test's name, which is a claim, as one reads it."""
+    name, bracket, parameters = test.rpartition("::")[2].partition("[")
+    return name.removeprefix("test_").replace("_", " ") + (f": {parameters[:-1]}" if bracket else "")
 
 
 def _series(history: History, plan: SamplerEvent, begin_s: float) -> ProbeSeries:

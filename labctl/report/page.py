@@ -29,13 +29,13 @@ _WORST_FIRST = [Result.FAIL, Result.INCONCLUSIVE, Result.PASS]
 
 
 def worst(scenarios: Sequence[Scenario]) -> Result:
-    """What several verdicts come to; INCONCLUSIVE when there are none."""
-    results = {s.result for s in scenarios} or {Result.INCONCLUSIVE}
+    """What several runs come to; INCONCLUSIVE when there are none."""
+    results = {s.stands for s in scenarios} or {Result.INCONCLUSIVE}
     return next(r for r in _WORST_FIRST if r in results)
 
 
 def write_report(histories: Sequence[History], target: Path) -> Result:
-    """Write the report to a file, and its figures beside it with the suffix `.json`; returns the worst verdict.
+    """Write the report to a file, and its figures beside it with the suffix `.json`; returns what they come to.
 
     Raises:
         InputError: the file can't be written.
@@ -52,7 +52,8 @@ def write_report(histories: Sequence[History], target: Path) -> Result:
 
 def as_json(scenarios: Sequence[Scenario]) -> str:
     """The figures of the report."""
-    return json.dumps([_plain(dataclasses.asdict(s)) for s in scenarios], indent=1, ensure_ascii=False) + "\n"
+    plain = [{**dataclasses.asdict(s), "stands": s.stands} for s in scenarios]
+    return json.dumps([_plain(s) for s in plain], indent=1, ensure_ascii=False) + "\n"
 
 
 def _plain(value: object) -> object:

@@ -89,7 +89,36 @@ def test_the_report_has_every_history_of_the_run(run_tests: Run, tmp_path: Path,
     assert "labctl: INCONCLUSIVE, see report.html" in done.stdout
     figures = json.loads((tmp_path / "report.json").read_text())
     assert sorted(f["result"] for f in figures) == ["INCONCLUSIVE", "PASS"]
-    assert "test_it.py-test_it-CONFIRMED" in (tmp_path / "report.html").read_text()
+    assert sorted((f["name"], f["outcome"]) for f in figures) == [
+        ("it: CONFIRMED", "passed"),
+        ("it: UNCONFIRMED", "failed"),
+    ]
+
+
+EXPECTS = """
+import pytest
+from labctl.checks import Result, claim, fault_confirmed
+
+def test_it(history, verdict):
+    assert verdict(claim(fault_confirmed, "power-off", "m1")).result is Result.INCONCLUSIVE
+
+@pytest.fixture
+def untidy(history, verdict):
+    yield
+    assert not history
+
+def test_more(untidy, history):
+    pass
+"""
+
+
+def test_the_report_knows_what_tests_expected_and_which_failed_only_at_their_end(
+    run_tests: Run, tmp_path: Path
+) -> None:
+    run_tests(EXPECTS, "--lab-report", "report.html")
+    it, more = json.loads((tmp_path / "report.json").read_text())
+    assert (it["outcome"], it["result"], it["stands"]) == ("passed", "INCONCLUSIVE", "PASS")
+    assert (more["outcome"], more["stands"]) == ("failed", "INCONCLUSIVE")
 
 
 def test_a_report_of_nothing_is_not_written(run_tests: Run, tmp_path: Path) -> None:

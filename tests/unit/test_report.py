@@ -17,6 +17,7 @@ from labctl.checks import Result
 from labctl.errors import InputError
 from labctl.history import (
     ClaimEvent,
+    Event,
     FaultEvent,
     FaultPhase,
     History,
@@ -26,6 +27,7 @@ from labctl.history import (
     Opened,
     Outcome,
     Sample,
+    TestEvent,
     read_history,
 )
 from labctl.report import Scenario, as_html, as_json, mermaid, scenario_of, svg, worst, write_report
@@ -58,6 +60,51 @@ def scenario(history: History) -> Scenario:
 
 def spec(topology: str) -> LabSpec:
     return resolve(load_topology(find_topology(topology)), lab=None, accelerator=Accelerator.TCG)
+
+
+# -- what it counts for ------------------------------------------------------------------------------------------------
+
+NOT_HEALED = FaultEvent(27.0, "power-off", "m1", FaultPhase.INJECTED)
+
+
+def ended(history: History, outcome: str, *more: Event) -> Scenario:
+    return scenario_of(dataclasses.replace(history, events=(*history.events, *more, TestEvent(28.0, NODE_ID, outcome))))
+
+
+NODE_ID = "tests/micro/test_x.py::test_a_member_dies[power-off]"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "more", "result", "stands", "remark"),
+    [
+        ("passed", (), Result.PASS, Result.PASS, ""),
+        ("passed", (NOT_HEALED,), Result.INCONCLUSIVE, Result.PASS, "as the test expects"),
+        ("failed", (NOT_HEALED,), Result.INCONCLUSIVE, Result.INCONCLUSIVE, ""),
+        ("failed", (), Result.PASS, Result.FAIL, "but the test failed"),
+    ],
+)
+def test_a_verdict_counts_for_what_its_test_made_of_it(
+    history: History, outcome: str, more: tuple[Event, ...], result: Result, stands: Result, remark: str
+) -> None:
+    found = ended(history, outcome, *more)
+    assert (found.result, found.stands, found.remark) == (result, stands, remark)
+    assert worst([found]) is stands
+
+
+def test_a_passed_test_that_judged_nothing_makes_nothing_better(history: History) -> None:
+    unjudged = [e for e in history.events if not isinstance(e, ClaimEvent)]
+    found = ended(History((*unjudged, NOT_HEALED)), "passed")
+    assert (found.result, found.stands) == (Result.INCONCLUSIVE, Result.INCONCLUSIVE)
+
+
+def test_a_test_is_named_as_the_claim_that_its_name_is(history: History, tmp_path: Path) -> None:
+    found = ended(history, "failed")
+    assert found.name == "a member dies: power-off"
+    page = as_html([history], [found], tmp_path)
+    assert f"{NODE_ID}, failed" in page
+    assert '<span class="result FAIL">PASS</span> <span class="dim">but the test failed</span>' in page
+    (plain,) = json.loads(as_json([found]))
+    assert (plain["result"], plain["stands"], plain["outcome"]) == ("PASS", "FAIL", "failed")
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------
