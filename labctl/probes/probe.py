@@ -9,19 +9,18 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from labctl.clock import Clock, Deadline, SystemClock, wait_until
 from labctl.errors import CommandFailed, DeadlineExceeded, GuestError, HypervisorError, LabError
 from labctl.history import AgentReading, HistoryWriter, Sample, SamplerEvent, SamplerKind
+from labctl.probes.archive import prober_archive
 from labctl.probes.feed import Feed
 from labctl.probes.spec import Expect, Kind, Probe
 
 __all__ = ["Expect", "Kind", "Probe", "ProbeGuest", "RunningProbe"]
 
-PROBER = Path(__file__).with_name("prober.py")
 _COMMAND_WITHIN_S = 30.0  # the longest that a small command takes in an emulated guest on a busy host
 
 # $1: where. Also removes what probers left whose harness died; a folder without its pid file is just being set up.
@@ -34,7 +33,7 @@ exec mktemp -d "$1/labctl-probe.XXXXXX"
 # $1: folder. Both setsid and nohup exec, so the background process is the prober itself.
 _START = """
 cd "$1" || exit
-nohup setsid python3 -I -S -B "$1/prober.py" "$1/plan.json" "$1/samples.jsonl" </dev/null >"$1/stderr" 2>&1 &
+nohup setsid python3 -I -S -B "$1/prober.pyz" "$1/plan.json" "$1/samples.jsonl" </dev/null >"$1/stderr" 2>&1 &
 echo $! >"$1/pid"
 """
 # $1: folder, $2: signal. Exit code 1 when there is no such process. Its working directory tells it from a later process
@@ -183,7 +182,7 @@ class RunningProbe:
     def _start(self) -> None:
         prepared = self._run(["sh", "-c", _PREPARE, "sh", self._base])
         self._folder = prepared.stdout.decode().strip()
-        self._guest.write_file(f"{self._folder}/prober.py", PROBER.read_bytes(), mode=0o600)
+        self._guest.write_file(f"{self._folder}/prober.pyz", prober_archive(), mode=0o600)
         self._guest.write_file(f"{self._folder}/plan.json", json.dumps(self.probe.plan()).encode(), mode=0o600)
         self._guest.write_file(f"{self._folder}/samples.jsonl", b"", mode=0o600)
         self._run(["sh", "-c", _START, "sh", self._folder])

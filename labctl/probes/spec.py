@@ -126,6 +126,8 @@ class Probe:
         match self.kind:
             case Kind.DNS:
                 return {"payload": question_of(self.question or self.host).hex()}
+            case Kind.HTTPS:
+                return {"kind": "http", "secure": True}
             case Kind.KEPT_TLS:
                 return {"kind": "kept", "secure": True}
             case Kind.SMTP | Kind.SMTPS:

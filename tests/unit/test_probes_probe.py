@@ -27,6 +27,7 @@ from labctl.history import (
     read_history,
 )
 from labctl.probes import Expect, Kind, Probe, RunningProbe
+from labctl.probes.prober.plan import Plan
 
 
 class LocalGuest:
@@ -257,7 +258,7 @@ def test_a_failed_clean_up_does_not_hide_the_bodys_exception(bench: Bench) -> No
 
 
 def test_a_prober_that_does_not_start_is_an_error_with_its_last_words(bench: Bench) -> None:
-    bench.guest.spoil["prober.py"] = b"raise SystemExit('no such luck')"
+    bench.guest.spoil["prober.pyz"] = b"raise SystemExit('no such luck')"
     with pytest.raises(GuestError, match="did not start\nno such luck"), bench.probe():
         pass
     assert list(bench.base.iterdir()) == []
@@ -278,9 +279,9 @@ def test_the_plan_is_what_the_prober_takes() -> None:
         "web", Kind.HTTPS, "10.0.0.9", 443, host="mail.test", rate_hz=40, expect=Expect(body="hi", member="m.")
     )
     plan = probe.plan()
-    assert (plan["kind"], plan["interval_s"], plan["body"], plan["member"], plan["host"]) == (
-        "https", 0.025, "hi", "m.", "mail.test",
-    )  # fmt: skip
+    taken = Plan(**plan)
+    assert (taken.kind, taken.secure, taken.interval_s) == ("http", True, 0.025)
+    assert (taken.body, taken.member, taken.host) == ("hi", "m.", "mail.test")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 
 from labctl.errors import InputError
-from labctl.probes import prober
+from labctl.probes.archive import prober_archive
+from labctl.probes.prober.attempt import outcome_of
 from labctl.probes.spec import Kind, Probe, question_of
 
 CERTIFICATE = Path(__file__).with_name("test_probes_tls.pem")  # key and self-signed certificate of mail.test, to 2119
@@ -156,6 +157,7 @@ def secured(answer: Answer) -> Answer:
     return serve
 
 
+ARCHIVE = prober_archive()
 KEPT = {"kind": "kept", "sources": SOURCES, "interval_s": 0.3, "timeout_s": 0.9, "limit_s": 2.65}
 SMTP = (b"220 mbx ESMTP\r\n", b"250-mbx\r\n250-STARTTLS\r\n250 HELP\r\n", b"221 bye\r\n")
 IMAP = (b"* OK ready\r\n", b"* CAPABILITY IMAP4rev2\r\na OK in\r\n", b"* BYE\r\nb OK out\r\n")
@@ -199,9 +201,11 @@ class Started:
             "name": name, "kind": "http", "address": "127.0.0.1", "port": port, "interval_s": INTERVAL_S,
             "timeout_s": TIMEOUT_S, "limit_s": LIMIT_S, **plan,
         }  # fmt: skip
-        file = folder / f"{name}.json"
+        file, program = folder / f"{name}.json", folder / "prober.pyz"
         file.write_text(json.dumps(values))
-        argv = [sys.executable, "-I", "-S", "-B", prober.__file__, "-" if stdin else str(file), str(self.output)]
+        if not program.exists():  # others of this folder may run it already
+            program.write_bytes(ARCHIVE)
+        argv = [sys.executable, "-I", "-S", "-B", str(program), "-" if stdin else str(file), str(self.output)]
         with file.open() as text:
             self.process = subprocess.Popen(argv, stdin=text if stdin else subprocess.DEVNULL)
 
@@ -237,7 +241,7 @@ def runs(servers: Callable[[Answer], int], tmp_path_factory: pytest.TempPathFact
     udp_port: list[int] = []
     threading.Thread(target=datagrams, args=(udp_port,), daemon=True).start()
     welcome, secure = servers(http(b"welcome", header="X-Labctl-Member: m1\r\n")), servers(tls)
-    hanging, mail = servers(hang), {"kind": "https", "host": "mail.test", "ca_file": str(CERTIFICATE)}
+    hanging, mail = servers(hang), {"kind": "http", "secure": True, "host": "mail.test", "ca_file": str(CERTIFICATE)}
     while not udp_port:
         time.sleep(0.001)
     plans: dict[str, tuple[int, dict[str, Any]]] = {
@@ -433,7 +437,7 @@ def test_a_sampler_that_was_stopped_says_which_requests_were_late(
     ],
 )
 def test_the_systems_errors_have_their_outcome(code: int, outcome: str) -> None:
-    assert prober.outcome_of(OSError(code, "said so")) == (outcome, "said so")
+    assert outcome_of(OSError(code, "said so")) == (outcome, "said so")
 
 
 def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
