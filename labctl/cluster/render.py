@@ -41,6 +41,8 @@ __all__ = ["cluster_digest", "cluster_mac", "member_files"]
 
 _FILES = Path(__file__).parent / "files"
 FIRST_TABLE = 100  # of the routing tables for answers, one per cluster
+# Of copies of a heartbeat, so that a copy is not copied; no rule's key and no host ID is so large.
+_COPIES = {"hello": "0x4c414201", "query": "0x4c414202"}
 _BITS = {"priority": PRIORITY_AT * 8, "digest": DIGEST_AT * 8, "state": STATE_AT * 8}
 
 
@@ -141,6 +143,7 @@ def _context(lab: LabSpec, cluster: ClusterSpec, me: MemberSpec, number: int) ->
         "at": _BITS,
         "words": range(RETURNED_AT * 8, (RULES_AT + len(cluster.port_rules)) * 8, 32),
         "says": Says,
+        "marks": _COPIES,
         "rules": [*(_chain(cluster, n, r) for n, r in enumerate(cluster.port_rules)), _default_host(cluster)],
         "table": FIRST_TABLE + number,
     }

@@ -15,7 +15,7 @@ from itertools import combinations
 
 import pytest
 from test_cluster_files import BOTH, DISABLED, MULTIPLE, SINGLE_HOST, UDP, cluster, lab
-from wire import Client, Cluster
+from wire import VRRP, Client, Cluster, checksum
 
 from labctl.cluster.ownership import owner_of, rule_for
 from labctl.topology.spec import Affinity, ClusterMode, LabSpec, PortRule
@@ -144,3 +144,31 @@ def test_in_every_mode_a_members_own_address_has_its_own_mac(in_mode: Cluster) -
         answer = member.asked_for(str(member.address))
         assert answer is not None
         assert answer[22:28] == answer[6:12]
+
+
+IGMP, PIM = 2, 103
+TOLD = {
+    ClusterMode.UNICAST: {VRRP},
+    ClusterMode.MULTICAST: {VRRP, PIM},
+    ClusterMode.IGMP: {VRRP, PIM, IGMP},
+}
+
+
+def test_a_heartbeat_tells_switches_that_snoop_where_multicast_frames_are_wanted(in_mode: Cluster) -> None:
+    for member in in_mode.members.values():
+        frames = {frame[23]: frame for frame in member.advertises()}
+        assert set(frames) == TOLD[member.cluster.mode]
+        for frame in frames.values():
+            assert frame[6:12] == frames[VRRP][6:12]
+            assert checksum(frame[14:34]) == 0
+        if PIM in frames:
+            assert (frames[PIM][0:6].hex(":"), frames[PIM][30:35]) == (
+                "01:00:5e:00:00:0d",
+                bytes((224, 0, 0, 13, 0x20)),
+            )
+        if IGMP in frames:
+            length = int.from_bytes(frames[IGMP][16:18])
+            assert (frames[IGMP][0:6].hex(":"), length) == ("01:00:5e:00:00:01", 28)
+            assert frames[IGMP][30:36] == bytes((224, 0, 0, 1, 0x11, 100))
+            assert checksum(frames[IGMP][34:42]) == 0
+        assert {frame[23] for frame in member.advertises()} == TOLD[member.cluster.mode] - {IGMP}  # not each time

@@ -203,10 +203,14 @@ class Member:
 
     def beat(self, priority: int = 100) -> bytes:
         """Send one advert, as keepalived does; returns the frame as it has left the member."""
+        (frame,) = [f for f in self.advertises(priority) if f[23] == VRRP]
+        return frame
+
+    def advertises(self, priority: int = 100) -> list[bytes]:
+        """Send one advert; returns all frames that have left the member for it."""
         self.sent()
         self._in(self._advertise, priority)
-        (frame,) = [f for f in self.sent() if f[23] == VRRP]
-        return frame
+        return self.sent()
 
     def _advertise(self, priority: int) -> None:
         body = b"".join(IPv4Address(f"198.18.1.{n}").packed for n in range(1, ADDRESSES + 1))
@@ -291,7 +295,8 @@ class Connection:
 # -- packets -----------------------------------------------------------------------------------------------------------
 
 
-def _checksum(data: bytes) -> int:
+def checksum(data: bytes) -> int:
+    """Of the Internet (RFC 1071); 0 over data that has its own right one inside."""
     padded = data + bytes(len(data) % 2)
     total = sum(struct.unpack(f">{len(padded) // 2}H", padded))
     while total >> 16:
@@ -302,7 +307,7 @@ def _checksum(data: bytes) -> int:
 def _packet(protocol: int, source: str, to: str, payload: bytes) -> bytes:
     ends = IPv4Address(source).packed + IPv4Address(to).packed
     head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0) + ends
-    return head[:10] + struct.pack(">H", _checksum(head)) + head[12:] + payload
+    return head[:10] + struct.pack(">H", checksum(head)) + head[12:] + payload
 
 
 def _datagram(own_port: int, port: int) -> bytes:
@@ -313,7 +318,7 @@ def _tcp(source: Client, to: Client, flags: int, sequence: int, acknowledged: in
     head = struct.pack(">HHIIBBHHH", source[1], to[1], sequence, acknowledged, 0x50, flags, 8192, 0, 0)
     ends = IPv4Address(source[0]).packed + IPv4Address(to[0]).packed
     pseudo = ends + struct.pack(">BBH", 0, 6, len(head) + len(data))
-    return head[:16] + struct.pack(">H", _checksum(pseudo + head + data)) + head[18:] + data
+    return head[:16] + struct.pack(">H", checksum(pseudo + head + data)) + head[18:] + data
 
 
 def _segment(frame: bytes) -> Segment | None:
