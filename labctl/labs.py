@@ -31,6 +31,8 @@ class Labs:
         worker: of pytest-xdist, such as `gw0`, each of which has labs of its own; empty without it.
         held: lets go of the labs' names at the end of the session.
         reuse: take a lab that is there as it is, rather than set it back to its ready state.
+        keep: leave labs up at the end.
+        names: of all labs that the session has had; `NAME-TOPOLOGY` where the one asked for was taken.
     """
 
     hypervisor: Hypervisor
@@ -39,8 +41,10 @@ class Labs:
     accelerator: Accelerator | None
     held: ExitStack
     reuse: bool = False
+    keep: bool = False
     labs: dict[str, Lab] = field(default_factory=dict)
     failed: dict[str, BaseException] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
 
     def get(self, topology: str) -> Lab:
         """The lab, up and converged."""
@@ -63,11 +67,20 @@ class Labs:
         from labctl.lab import Lab
 
         name = lab_name(topology, self.name, self.worker)
+        if self.name and name in self.names:  # which the session's first lab has
+            name = lab_name(topology, f"{self.name}-{Path(topology).stem}", self.worker)
         lab = Lab.from_topology(topology, hypervisor=self.hypervisor, name=name, accelerator=self.accelerator)
         waiting = f"another run of tests uses lab {lab.name}: waiting for it"
-        self.held.enter_context(store.locked(f"tests-{lab.name}", lambda: SAYS.print(waiting)))
+        if name not in self.names:
+            self.held.enter_context(store.locked(f"tests-{lab.name}", lambda: SAYS.print(waiting)))
+        self.names.add(name)
         self.labs[topology] = lab
         return lab
+
+    def drop(self, topology: str) -> None:
+        """Destroy a lab that no more test needs, as guests that idle slow the others down; unless it is to be kept."""
+        if not self.keep:
+            self.labs.pop(topology).destroy()
 
     def destroy(self) -> None:
         """All of them, whatever state they are in."""

@@ -73,11 +73,11 @@ def labs(request: pytest.FixtureRequest) -> Iterator[Labs]:
     option, worker = request.config.getoption, os.environ.get("PYTEST_XDIST_WORKER", "")
     accel = None if option("--lab-accel") == "auto" else Accelerator(option("--lab-accel"))
     with open_hypervisor(uri_of(option("--lab-connect") or DEFAULT_URI, worker)) as hypervisor, ExitStack() as held:
-        session = Labs(hypervisor, option("--lab"), worker, accel, held, option("--lab-reuse"))
+        keep = option("--lab-keep") or option("--lab-reuse")
+        session = Labs(hypervisor, option("--lab"), worker, accel, held, option("--lab-reuse"), keep)
         try:
             yield session
         finally:
-            keep = option("--lab-keep") or option("--lab-reuse")
             if not (keep or (option("--lab-debug") and request.session.testsfailed)):
                 session.destroy()
 

@@ -7,12 +7,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from labctl.labs import lab_name, uri_of
+from labctl.hypervisor.fake import FakeHypervisor
+from labctl.labs import Labs, lab_name, uri_of
+from labctl.topology.spec import Accelerator
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -52,6 +55,15 @@ def run_tests(tmp_path: Path) -> Run:
 def test_each_worker_has_a_lab_of_its_own_name(topology: str, name: str | None, worker: str, made: str) -> None:
     assert lab_name(topology, name, worker) == made
     assert len(made) <= 32
+
+
+def test_the_first_lab_has_the_name_that_was_asked_for_and_the_others_their_topologys_beside_it() -> None:
+    with ExitStack() as held:
+        labs = Labs(FakeHypervisor(), "mine", "", Accelerator.TCG, held)
+        made = [labs._new(topology) for topology in ("micro", "micro-haproxy")]
+        assert [lab.name for lab in made] == ["mine", "mine-micro-haproxy"]
+        labs.drop("micro")
+        assert labs._new("exchange2007").name == "mine-exchange2007"
 
 
 def test_workers_take_turns_with_the_hypervisors() -> None:
