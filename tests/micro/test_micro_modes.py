@@ -15,10 +15,16 @@ from labctl.clock import Deadline, wait_until
 from labctl.cluster.ownership import owner_of
 from labctl.render.names import bridge_name
 
-pytestmark = [
-    pytest.mark.lab(topology=str(Path(__file__).with_name("modes.yaml"))),
-    pytest.mark.timeout(600),
-]
+TOPOLOGY = str(Path(__file__).with_name("modes.yaml"))
+
+pytestmark = [pytest.mark.lab(topology=TOPOLOGY), pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def gone_afterwards(labs):
+    """Eight guests would idle beside the tests after these."""
+    yield
+    labs.drop(TOPOLOGY)
 
 
 @dataclass(frozen=True)
