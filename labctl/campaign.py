@@ -149,7 +149,9 @@ def _probe(lab: LabSpec, client: str) -> Probe:
     if not ports:
         raise InputError(f"lab {lab.name}: cluster {cluster.name} has no TCP port for a campaign to ask")
     sources = tuple(str(a) for a in lab.node(client).nics[0].extra_addresses[:CLIENTS])
-    return Probe("clients", Kind.TCP, str(cluster.address.ip), ports[0], sources=sources, rate_hz=8.0, late_s=0.5)
+    address = str(cluster.address.ip)
+    # What is asked is whether anybody is let down, not for how long: with patience, for a busy host is not at fault.
+    return Probe("clients", Kind.TCP, address, ports[0], sources=sources, rate_hz=8.0, timeout_s=6.0, late_s=1.0)
 
 
 def _claims(step: Step, cluster: ClusterSpec, healed_s: float, settled_s: float) -> tuple[Claim, ...]:
