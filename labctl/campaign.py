@@ -14,11 +14,14 @@ from typing import TypeVar
 
 from labctl.checks import (
     Claim,
+    Finding,
+    Result,
     SamplerLimits,
     Verdict,
     claim,
     fault_confirmed,
     heal_confirmed,
+    judge,
     judged,
     machines_lived,
     members_agree,
@@ -26,7 +29,7 @@ from labctl.checks import (
     sampler_healthy,
 )
 from labctl.cluster.watch import watching
-from labctl.errors import DeadlineExceeded, InputError
+from labctl.errors import DeadlineExceeded, InputError, LabError
 from labctl.faults import (
     ClockJump,
     CpuHog,
@@ -132,14 +135,28 @@ def run_step(lab: Lab, step: Step, path: Path) -> Verdict:
             stack.enter_context(watching_machines(lab.ground(), history))
             probe = stack.enter_context(RunningProbe(_probe(lab.spec, client), lab.guest(client), history))
             probe.sample_rounds(2)
-            with injected(step.fault, lab.ground(), history):
-                probe.sample_rounds(1, at_least_s=step.lasts_s)
+            trouble = _broken(step, lab, history, probe)
             healed_s = lab.clock.now_s()
             with suppress(DeadlineExceeded):  # the history says so, too, and is judged
                 lab.wait_converged(CONVERGE_WITHIN_S)
             settled_s = lab.clock.now_s()
             probe.sample_rounds(3)
-        return judged(history, *_claims(step, cluster, healed_s, settled_s))
+        verdict = judged(history, *_claims(step, cluster, healed_s, settled_s))
+    if trouble:
+        trouble_told = Finding(f"{step} is done and undone", Result.INCONCLUSIVE, trouble)
+        return judge(*verdict.findings, trouble_told, evidence=verdict.evidence)
+    return verdict
+
+
+def _broken(step: Step, lab: Lab, history: HistoryWriter, probe: RunningProbe) -> str:
+    """Do a step's fault under load and undo it; what went wrong with that, which the campaign survives, or nothing."""
+    try:
+        with injected(step.fault, lab.ground(), history):
+            probe.sample_rounds(1, at_least_s=step.lasts_s)
+    except LabError as failure:
+        history.note(f"{step}: {failure}")
+        return str(failure)
+    return ""
 
 
 def _probe(lab: LabSpec, client: str) -> Probe:

@@ -51,7 +51,7 @@ def campaign(
         if verdict.passed:
             return
         RESULTS.print(summary(verdict), markup=False)
-        if verdict.result is Result.FAIL:
+        if verdict.result is Result.FAIL and the_lab.can_be_reset():  # each try begins with the ready state
             done = _short(the_lab, done, folder)
         RESULTS.print(f"again: {again} --only {','.join(str(s.number) for s in done)}", markup=False)
     raise typer.Exit(1)
