@@ -51,16 +51,15 @@ class Disturbance:
 
     def run(self, lab, probe, inject, history, verdict) -> Verdict:
         """Do it under load, and judge what the clients saw; wants the fixture `watch`."""
-        with probe(kept(lab)) as keeping, probe(web(lab)) as serving:
-            keeping.sample_rounds(1)
-            serving.sample_rounds(2)
+        round_s = len(kept(lab).sources) * kept(lab).interval_s + 0.5
+        with probe(kept(lab)), probe(web(lab)) as serving:
+            serving.sample_rounds(1, at_least_s=round_s)
             with inject(*self.faults):
-                serving.sample_rounds(2, at_least_s=self.lasts_s)
+                serving.sample_rounds(1, at_least_s=self.lasts_s)
             healed_s = lab.clock.now_s()
             lab.wait_converged(REJOIN_WITHIN_S)
             settled_s = lab.clock.now_s()
-            keeping.sample_rounds(1)
-            serving.sample_rounds(1)
+            serving.sample_rounds(1, at_least_s=round_s)
         return verdict(*self.claims(history.read(), lab, healed_s, settled_s))
 
     def claims(self, seen: History, lab, healed_s: float, settled_s: float) -> tuple[Claim, ...]:

@@ -12,8 +12,8 @@ from labctl.checks import SamplerLimits
 from labctl.faults import Fault, PowerOff
 from labctl.probes.probe import Kind, Probe
 
-# From so much on the verdict is INCONCLUSIVE. Intervals are reckoned from when requests were really made, so that a late
-# one widens what is reported, and hides nothing: on a host with nine times more to do than it can, half of them are.
+# From so much on the verdict is INCONCLUSIVE. Intervals are reckoned from when requests were really made, so that a
+# late one widens what is reported, and hides nothing; with a load of 15 on two cores half of them were.
 LIMITS = SamplerLimits(rate_share=0.8, gap_s=4.0, late_share=0.6)
 CLIENTS = 20
 
