@@ -139,7 +139,8 @@ class Scenario:
         """Where the verdict alone would mislead, what there is to say of it."""
         if self.stands is self.result:
             return ""
-        return "as the test expects" if self.stands is Result.PASS else "but the test failed"
+        said = f"its verdict is {self.result}"
+        return f"{said}, as the test expects" if self.stands is Result.PASS else f"the test failed, {said}"
 
     @property
     def members(self) -> tuple[str, ...]:

@@ -78,6 +78,7 @@ def as_html(histories: Sequence[History], scenarios: Sequence[Scenario], folder:
         {
             "verdict": worst(scenarios),
             "scenarios": scenarios,
+            "worst_first": sorted(enumerate(scenarios, 1), key=lambda s: _WORST_FIRST.index(s[1].stands)),
             "labs": _pictures(histories),
             "written": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "version": __version__,

@@ -78,9 +78,9 @@ NODE_ID = "tests/micro/test_x.py::test_a_member_dies[power-off]"
     ("outcome", "more", "result", "stands", "remark"),
     [
         ("passed", (), Result.PASS, Result.PASS, ""),
-        ("passed", (NOT_HEALED,), Result.INCONCLUSIVE, Result.PASS, "as the test expects"),
+        ("passed", (NOT_HEALED,), Result.INCONCLUSIVE, Result.PASS, "its verdict is INCONCLUSIVE, as the test expects"),
         ("failed", (NOT_HEALED,), Result.INCONCLUSIVE, Result.INCONCLUSIVE, ""),
-        ("failed", (), Result.PASS, Result.FAIL, "but the test failed"),
+        ("failed", (), Result.PASS, Result.FAIL, "the test failed, its verdict is PASS"),
     ],
 )
 def test_a_verdict_counts_for_what_its_test_made_of_it(
@@ -102,9 +102,18 @@ def test_a_test_is_named_as_the_claim_that_its_name_is(history: History, tmp_pat
     assert found.name == "a member dies: power-off"
     page = as_html([history], [found], tmp_path)
     assert f"{NODE_ID}, failed" in page
-    assert '<span class="result FAIL">PASS</span> <span class="dim">but the test failed</span>' in page
+    assert re.search(
+        'FAIL</span> <a href="#s1">a member dies: power-off</a>.*the test failed, its verdict is PASS', page
+    )
     (plain,) = json.loads(as_json([found]))
     assert (plain["result"], plain["stands"], plain["outcome"]) == ("PASS", "FAIL", "failed")
+
+
+def test_the_worst_comes_first_on_top_of_the_page(history: History, tmp_path: Path) -> None:
+    both = [ended(history, "passed"), ended(history, "failed")]
+    page = as_html([history, history], both, tmp_path)
+    assert re.findall('<a href="#(s.)">', page) == ["s2", "s1"]
+    assert re.findall('<h2 id="(s.)">', page) == ["s1", "s2"]
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------
