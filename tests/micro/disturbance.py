@@ -28,7 +28,7 @@ from labctl.checks.faults import injection
 from labctl.faults import Fault
 from labctl.history import History, Window
 
-REJOIN_WITHIN_S = 15.0
+REJOIN_WITHIN_S = 30.0
 
 
 @dataclass(frozen=True)

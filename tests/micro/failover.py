@@ -71,5 +71,5 @@ def kept(lab) -> Probe:
 
 def takeover(fault: Fault, lab) -> Takeover:
     """What the clients see of a fault; a member that has to boot takes longer to come back."""
-    within_s = 60.0 if isinstance(fault, PowerOff) else 15.0
+    within_s = 60.0 if isinstance(fault, PowerOff) else 30.0
     return Takeover(fault, lab.spec.clusters[0], web(lab), connect(lab), kept(lab), LIMITS, within_s)

@@ -65,7 +65,7 @@ def test_with_round_robin_every_first_attempt_at_the_dead_member_fails_and_with_
         serving.sample_rounds(1)
         with inject(Pause("m1")):
             serving.sample_rounds(1, at_least_s=3 * lab.cluster().heartbeat.down_after_s)
-        lab.wait_converged(15.0)
+        lab.wait_converged(30.0)
     verdict(
         claim(fault_confirmed, **hang),
         claim(heal_confirmed, **hang),
