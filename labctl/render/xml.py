@@ -95,6 +95,8 @@ def network_xml(lab: str, network: NetworkSpec, digest: str) -> str:
             "name": network_name(lab, network.name),
             "mark": Mark(lab, network.name, digest),
             "bridge": bridge_name(lab, network.name),
+            # Without a word for it, libvirt leaves IPv6 between guests to the host's own rules.
+            "ipv6": network.subnet6 is not None,
         },
     )
 

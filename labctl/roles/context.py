@@ -14,11 +14,11 @@ accounts                all of those, with their passwords
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Address
 from typing import Any, Protocol
 
 from labctl.secrets import SecretKind, Secrets
 from labctl.topology.spec import LabSpec, NodeSpec
+from labctl.topology.values import IPAddress
 
 __all__ = ["account_name", "context_of", "names_of_node", "reached_at"]
 
@@ -65,11 +65,11 @@ def names_of_node(lab: LabSpec, node: NodeSpec, library: Mapping[str, Needs]) ->
     return list(dict.fromkeys([*clusters, *of_roles, node.fqdn]))
 
 
-def reached_at(lab: LabSpec, role: str) -> list[IPv4Address]:
+def reached_at(lab: LabSpec, role: str) -> list[IPAddress]:
     """Where clients find a role: at the virtual addresses of its nodes' clusters, else at the nodes' own."""
-    found: list[IPv4Address] = []
+    found: list[IPAddress] = []
     for node in (n for n in lab.nodes if role in n.roles):
-        found += [c.address.ip for c in lab.clusters_of(node.name)] or [node.address]
+        found += [a for c in lab.clusters_of(node.name) for a in c.addresses] or [node.address]
     return list(dict.fromkeys(found))
 
 

@@ -9,12 +9,19 @@ from collections.abc import Iterator
 
 from labctl.topology.catalogue import Catalogue
 from labctl.topology.check_accounts import check_accounts, check_directory, check_group_members, check_user_names
-from labctl.topology.check_clusters import check_heartbeats, check_member_nics, check_members, check_priorities
+from labctl.topology.check_clusters import (
+    check_heartbeats,
+    check_member_nics,
+    check_members,
+    check_priorities,
+    check_virtual_addresses,
+)
 from labctl.topology.check_names import check_domain, check_fqdns, check_names
 from labctl.topology.check_networks import check_addresses, check_macs, check_network_names, check_subnets
 from labctl.topology.check_nodes import check_images, check_nics, check_required_roles, check_roles
 from labctl.topology.check_port_rules import (
     check_overlaps,
+    check_rule_addresses,
     check_rule_count,
     check_rule_members,
     check_rule_options,
@@ -33,6 +40,7 @@ CHECKS = (
     check_addresses,
     check_macs,
     check_nics,
+    check_virtual_addresses,
     check_members,
     check_member_nics,
     check_priorities,
@@ -40,6 +48,7 @@ CHECKS = (
     check_rule_count,
     check_rule_options,
     check_rule_members,
+    check_rule_addresses,
     check_overlaps,
     check_accounts,
     check_user_names,

@@ -4,10 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from labctl.topology.check_networks import virtual_paths
 from labctl.topology.finding import Finding, KeyPath
 from labctl.topology.model import Cluster, Member, Topology
+from labctl.topology.spec import ClusterMode
 
-__all__ = ["check_heartbeats", "check_member_nics", "check_members", "check_priorities"]
+__all__ = ["check_heartbeats", "check_member_nics", "check_members", "check_priorities", "check_virtual_addresses"]
+
+
+def check_virtual_addresses(topology: Topology) -> Iterator[Finding]:
+    """A cluster has virtual addresses, one of them IPv4, and its mode can serve all of them."""
+    for name, cluster in topology.clusters.items():
+        path: KeyPath = ("clusters", name)
+        either = ((*path, "address"), (*path, "addresses"))
+        if cluster.address and cluster.addresses is not None:
+            yield Finding(path, "has `address` and `addresses`; expected one of them")
+        elif cluster.address is None and cluster.addresses is None:
+            yield Finding((*path, "address"), "is missing: the virtual address", needs=either)
+        elif cluster.primary is None:
+            says = "holds no IPv4 address; expected one, as the cluster's MAC is made from it and heartbeats are IPv4"
+            yield Finding((*path, "addresses"), says, needs=either)
+        yield from _served(name, cluster, topology)
+
+
+def _served(name: str, cluster: Cluster, topology: Topology) -> Iterator[Finding]:
+    """IPv6 is not for IGMP, and the members have it too: they ask from an address of their own who is there."""
+    ipv6 = [(path, virtual) for path, virtual in virtual_paths(name, cluster) if virtual.version == 6]
+    for path, virtual in ipv6:
+        if cluster.mode is ClusterMode.IGMP:
+            says = f"{virtual} is IPv6, which has no IGMP; expected mode unicast or multicast, or IPv4 addresses alone"
+            yield Finding(path, says, needs=(("clusters", name, "mode"),))
+    for index, member in enumerate(cluster.members if ipv6 else ()):
+        node = topology.nodes.get(member.node)
+        nic = node.nics.get(member.nic) if node else None
+        if nic and nic.address6 is None:
+            at: KeyPath = ("nodes", member.node, "nics", member.nic, "address6")
+            says = f"{member.nic} of {member.node} has no address6; expected one, as the cluster has {ipv6[0][1]}"
+            yield Finding(("clusters", name, "members", index, "nic"), says, needs=(at,))
 
 
 def check_members(topology: Topology) -> Iterator[Finding]:

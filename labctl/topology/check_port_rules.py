@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from labctl.topology.finding import Finding, KeyPath
 from labctl.topology.model import Rule, Topology
 from labctl.topology.spec import Filtering, RuleProtocol
-from labctl.topology.values import PortRange
+from labctl.topology.values import IPAddress, PortRange
 
 __all__ = [
     "MOST_CHECKS",
     "MOST_RULES",
     "check_overlaps",
+    "check_rule_addresses",
     "check_rule_count",
     "check_rule_members",
     "check_rule_options",
@@ -97,22 +99,42 @@ def _complete(path: KeyPath, named: tuple[str, ...], members: tuple[str, ...]) -
         yield Finding(path, f"lacks {', '.join(lacking)}; expected every member of the cluster", needs=(path,))
 
 
+def check_rule_addresses(topology: Topology) -> Iterator[Finding]:
+    """A rule for one virtual address is for one that its cluster has."""
+    for path, rule, _ in _rules(topology):
+        cluster = path[:2]
+        virtual = topology.clusters[str(cluster[1])].virtual
+        if rule.address and rule.address not in virtual:
+            says = f"{rule.address} is not a virtual address of the cluster; there is {', '.join(map(str, virtual))}"
+            yield Finding((*path, "address"), says, needs=((*cluster, "address"), (*cluster, "addresses")))
+
+
+@dataclass(frozen=True, slots=True)
+class _Covered:
+    """What a rule covers: ports of a protocol, of one virtual address or (None) of all."""
+
+    path: KeyPath
+    ports: PortRange
+    protocol: RuleProtocol
+    address: IPAddress | None
+
+
 def check_overlaps(topology: Topology) -> Iterator[Finding]:
-    """No port of a protocol is covered twice in a cluster."""
-    earlier: list[tuple[KeyPath, PortRange, RuleProtocol]] = []
+    """No port of a protocol is covered twice, by rules for all addresses or by rules for the same one."""
+    earlier: list[_Covered] = []
     for path, rule, _ in _rules(topology):
         for index, ports in enumerate(rule.ports):
-            at = (*path, "ports", index)
-            yield from _overlap(at, ports, rule.protocol, earlier)
-            earlier.append((at, ports, rule.protocol))
+            covered = _Covered((*path, "ports", index), ports, rule.protocol, rule.address)
+            yield from _overlap(covered, earlier)
+            earlier.append(covered)
 
 
-def _overlap(
-    at: KeyPath, ports: PortRange, protocol: RuleProtocol, earlier: list[tuple[KeyPath, PortRange, RuleProtocol]]
-) -> Iterator[Finding]:
-    for path, theirs, their_protocol in earlier:
-        same_cluster = path[:2] == at[:2]
-        same_protocol = RuleProtocol.BOTH in {protocol, their_protocol} or protocol is their_protocol
-        if same_cluster and same_protocol and ports.first <= theirs.last and theirs.first <= ports.last:
-            yield Finding(at, f"{ports} ({protocol}) overlaps {theirs} ({their_protocol}) of", other=path[:4])
+def _overlap(one: _Covered, earlier: list[_Covered]) -> Iterator[Finding]:
+    for other in earlier:
+        same_place = other.path[:2] == one.path[:2] and other.address == one.address
+        same_protocol = RuleProtocol.BOTH in {one.protocol, other.protocol} or one.protocol is other.protocol
+        same_ports = one.ports.first <= other.ports.last and other.ports.first <= one.ports.last
+        if same_place and same_protocol and same_ports:
+            says = f"{one.ports} ({one.protocol}) overlaps {other.ports} ({other.protocol}) of"
+            yield Finding(one.path, says, other=other.path[:4])
             return

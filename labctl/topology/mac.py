@@ -51,9 +51,9 @@ def member_mac(host: int, address: IPv4Address) -> str:
 
 def _unicast_members(topology: Topology) -> dict[tuple[str, str], str]:
     return {
-        (member.node, member.nic): member_mac(member.priority, cluster.address)
+        (member.node, member.nic): member_mac(member.priority, cluster.primary)
         for cluster in topology.clusters.values()
-        if cluster.mode is ClusterMode.UNICAST
+        if cluster.mode is ClusterMode.UNICAST and cluster.primary
         for member in cluster.members
     }
 

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from ipaddress import IPv4Address
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from labctl.topology.spec import Affinity, ClusterMode, Filtering, RuleProtocol
 from labctl.topology.values import (
     LABEL,
     Address,
+    Address6,
     Addresses,
+    AnyAddress,
+    IPAddress,
     Mac,
     PortsList,
     Subnet,
+    Subnet6,
     TimeZone,
     keys_are_accounts,
     keys_are_names,
@@ -60,6 +65,11 @@ class Network(_Strict):
     """An isolated layer 2 network; the host has no address on it."""
 
     subnet: Subnet = Field(description="its IPv4 subnet, such as 10.77.0.0/16; /16 to /29")
+    subnet6: Subnet6 | None = Field(
+        default=None,
+        description="its IPv6 prefix beside that, such as fd00:77::/64; from fd00::/8 or 2001:db8::/32, /32 to /120. "
+        "Left out, its NICs have no IPv6",
+    )
 
 
 class Nic(_Strict):
@@ -67,6 +77,9 @@ class Nic(_Strict):
 
     network: str = Field(description="name of the network that it is plugged into")
     address: Address = Field(description="its IPv4 address, of the network's subnet")
+    address6: Address6 | None = Field(
+        default=None, description="its IPv6 address beside that, of the network's subnet6"
+    )
     mac: Mac | None = Field(
         default=None,
         description="its MAC address; left out, it is derived from node and NIC, or in a unicast cluster from priority "
@@ -75,8 +88,8 @@ class Nic(_Strict):
     extra_addresses: tuple[Addresses, ...] = Field(
         default=(),
         strict=False,
-        description="more addresses of the same network, single ones or ranges like 10.77.1.1-10.77.1.254, so that "
-        "one client can stand for many; 4096 at most",
+        description="more addresses of the same network, single ones or ranges like 10.77.1.1-10.77.1.254, IPv4 or "
+        "IPv6, so that one client can stand for many; 4096 at most",
     )
 
 
@@ -153,6 +166,10 @@ class Rule(_Strict):
     ports: PortsList = Field(
         strict=False, description='a port, a range like "1000-2000", or a list of those; 0 to 65535'
     )
+    address: AnyAddress | None = Field(
+        default=None,
+        description="the one virtual address that it is about, and comes before rules about all of them; left out, all",
+    )
     protocol: Annotated[RuleProtocol, BeforeValidator(one_of(RuleProtocol))] = Field(
         default=RuleProtocol.BOTH, description="the protocols that it covers"
     )
@@ -164,7 +181,7 @@ class Rule(_Strict):
     affinity: Annotated[Affinity, BeforeValidator(one_of(Affinity))] | None = Field(
         default=None,
         description="what of a client decides on its member: none = address and port, single = address (when left "
-        "out), network = its /24; only with filtering multiple",
+        "out), network = its /24, of IPv6 its /64; only with filtering multiple",
     )
     weights: Mapping[str, Annotated[int, Field(ge=0, le=100)]] | None = Field(
         default=None, description="load weight of every member, 0 to 100; left out, equal; only with filtering multiple"
@@ -188,10 +205,25 @@ def _default_rules() -> tuple[Rule, ...]:
 
 
 class Cluster(_Strict):
-    """Members behind one virtual address and one FQDN."""
+    """Members behind virtual addresses, mostly one, and one FQDN."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "required": ["network", "fqdn", "members"],
+            "oneOf": [{"required": ["address"]}, {"required": ["addresses"]}],
+        }
+    )
 
     network: str = Field(description="name of the network that the virtual address is on")
-    address: Address = Field(description="the virtual address, of the network's subnet")
+    address: Address | None = Field(
+        description="the virtual address, of the network's subnet; or `addresses` in its place"
+    )
+    addresses: tuple[AnyAddress, ...] | None = Field(
+        default=None,
+        strict=False,
+        description="several virtual addresses, IPv4 and IPv6; the cluster's MAC is made from the first IPv4 address",
+        json_schema_extra={"minItems": 1},
+    )
     fqdn: str = Field(description="the one name that stands for all members, inside the lab's domain")
     mode: Annotated[ClusterMode, BeforeValidator(one_of(ClusterMode))] = Field(
         default=ClusterMode.UNICAST, description="how frames for the virtual address reach every member"
@@ -208,6 +240,22 @@ class Cluster(_Strict):
         description="who serves which ports; what no rule covers goes to the living member with the highest priority. "
         "Left out, NLB's own: 0-65535, both protocols, multiple, affinity single",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _either(cls, given: Any) -> Any:
+        """With `addresses`, `address` is not missing."""
+        return {"address": None, **given} if isinstance(given, dict) and "addresses" in given else given
+
+    @property
+    def virtual(self) -> tuple[IPAddress, ...]:
+        """Its virtual addresses, as the file has them."""
+        return self.addresses or (() if self.address is None else (self.address,))
+
+    @property
+    def primary(self) -> IPv4Address | None:
+        """The one that its MAC is made from; None in a topology that a check will refuse."""
+        return next((a for a in self.virtual if isinstance(a, IPv4Address)), None)
 
 
 class User(_Strict):

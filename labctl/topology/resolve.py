@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from labctl.errors import InputError
 from labctl.topology.catalogue import Catalogue, load_catalogue
@@ -34,7 +34,7 @@ from labctl.topology.spec import (
     PortRule,
     UserSpec,
 )
-from labctl.topology.values import AddressRange
+from labctl.topology.values import AddressRange, IPAddress
 
 __all__ = ["resolve"]
 
@@ -64,7 +64,9 @@ def resolve(
         domain=topology.domain,
         time_zone=topology.time_zone,
         accelerator=accelerator,
-        networks=tuple(NetworkSpec(name, network.subnet) for name, network in topology.networks.items()),
+        networks=tuple(
+            NetworkSpec(name, network.subnet, network.subnet6) for name, network in topology.networks.items()
+        ),
         nodes=tuple(_node(name, node, topology, catalogue) for name, node in topology.nodes.items()),
         clusters=tuple(_cluster(name, cluster, topology, accelerator) for name, cluster in topology.clusters.items()),
         users=tuple(_user(name, user) for name, user in topology.users.items()),
@@ -93,32 +95,60 @@ def _node(name: str, node: Node, topology: Topology, catalogue: Catalogue) -> No
 
 
 def _nic(name: str, nic: Nic, mac: str, topology: Topology) -> NicSpec:
-    extra = tuple(address for addresses in nic.extra_addresses for address in _each(addresses))
-    return NicSpec(name, nic.network, mac, _interface(nic.address, nic.network, topology), extra)
+    extra = [address for addresses in nic.extra_addresses for address in _each(addresses)]
+    return NicSpec(
+        name,
+        nic.network,
+        mac,
+        _interface(nic.address, nic.network, topology),
+        tuple(address for address in extra if isinstance(address, IPv4Address)),
+        _interface6(nic.address6, nic.network, topology) if nic.address6 else None,
+        tuple(address for address in extra if isinstance(address, IPv6Address)),
+    )
 
 
-def _each(addresses: AddressRange) -> list[IPv4Address]:
-    return [addresses.first + offset for offset in range(len(addresses))]
+def _each(addresses: AddressRange) -> list[IPAddress]:
+    return [addresses.first + offset for offset in range(addresses.count)]
 
 
 def _interface(address: IPv4Address, network: str, topology: Topology) -> IPv4Interface:
     return IPv4Interface((address, topology.networks[network].subnet.prefixlen))
 
 
+def _interface6(address: IPv6Address, network: str, topology: Topology) -> IPv6Interface:
+    subnet = topology.networks[network].subnet6
+    assert subnet, f"{address} is on {network}, which has no IPv6"
+    return IPv6Interface((address, subnet.prefixlen))
+
+
 def _cluster(name: str, cluster: Cluster, topology: Topology, accelerator: Accelerator) -> ClusterSpec:
     members = sorted(cluster.members, key=lambda member: member.priority)
+    primary, *more = _virtual(cluster, topology)
+    assert isinstance(primary, IPv4Interface), f"cluster {name} has no IPv4 address"
     by_priority = tuple(member.node for member in members)
     rules = [rule for written in cluster.port_rules for rule in _port_rules(written, by_priority)]
     return ClusterSpec(
         name=name,
         network=cluster.network,
-        address=_interface(cluster.address, cluster.network, topology),
+        address=primary,
         fqdn=cluster.fqdn,
         mode=cluster.mode,
         heartbeat=_heartbeat(cluster.heartbeat, accelerator),
         members=tuple(MemberSpec(member.node, member.priority, member.nic) for member in members),
-        port_rules=tuple(sorted(rules, key=lambda rule: (rule.first_port, rule.protocol))),
+        port_rules=tuple(sorted(rules, key=lambda rule: (rule.first_port, rule.protocol, str(rule.address or "")))),
+        more_addresses=tuple(more),
     )
+
+
+def _virtual(cluster: Cluster, topology: Topology) -> list[IPv4Interface | IPv6Interface]:
+    """The virtual addresses, the primary one first."""
+    found = sorted(cluster.virtual, key=lambda address: address != cluster.primary)
+    return [
+        _interface(a, cluster.network, topology)
+        if isinstance(a, IPv4Address)
+        else _interface6(a, cluster.network, topology)
+        for a in found
+    ]
 
 
 def _heartbeat(given: HeartbeatSettings, accelerator: Accelerator) -> Heartbeat:
@@ -140,7 +170,5 @@ def _port_rules(rule: Rule, by_priority: tuple[str, ...]) -> list[PortRule]:
     affinity = rule.affinity or Affinity.SINGLE
     given = rule.health
     health = HealthCheck(given.command, given.interval_s, given.rise, given.fall) if given else None
-    return [
-        PortRule(ports.first, ports.last, rule.protocol, rule.filtering, affinity, weights, handling, health)
-        for ports in rule.ports
-    ]
+    shared = (rule.protocol, rule.filtering, affinity, weights, handling, health, rule.address)
+    return [PortRule(ports.first, ports.last, *shared) for ports in rule.ports]

@@ -8,10 +8,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import Field, dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from typing import TypeVar
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Any, TypeVar
+
+from labctl.topology.values import IPAddress
 
 __all__ = [
     "AUTHORITY_ROLE",
@@ -32,10 +35,16 @@ __all__ = [
     "PortRule",
     "RuleProtocol",
     "UserSpec",
+    "bracketed",
     "digest_of",
+    "told_fields",
 ]
 
 T = TypeVar("T")
+
+_LATER = {"later": True}
+"""Of fields that came later: while they hold their default they have no part in a digest, so that what was made before
+stays what it is."""
 
 DIRECTORY_ROLE, AUTHORITY_ROLE = "domain-controller", "certificate-authority"
 
@@ -85,6 +94,7 @@ class NetworkSpec:
 
     name: str
     subnet: IPv4Network
+    subnet6: IPv6Network | None = field(default=None, metadata=_LATER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +103,9 @@ class NicSpec:
 
     Attributes:
         mac: lower case, colons; the same in labs of every name, since labs are isolated from each other.
+        address6: None where the network has no IPv6, or the NIC no address of its own there.
         extra_addresses: more addresses of the same network that the node answers for, as a client standing for many.
+        extra_addresses6: the same of IPv6.
     """
 
     name: str
@@ -101,6 +113,8 @@ class NicSpec:
     mac: str
     address: IPv4Interface
     extra_addresses: tuple[IPv4Address, ...] = ()
+    address6: IPv6Interface | None = field(default=None, metadata=_LATER)
+    extra_addresses6: tuple[IPv6Address, ...] = field(default=(), metadata=_LATER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +139,12 @@ class NodeSpec:
     def address(self) -> IPv4Address:
         """The address that the node's name stands for."""
         return self.nics[0].address.ip
+
+    @property
+    def address6(self) -> IPv6Address | None:
+        """The IPv6 address that the node's name stands for, too; None where its first NIC has none."""
+        first = self.nics[0].address6
+        return first.ip if first else None
 
     def nic(self, name: str) -> NicSpec:
         """The NIC of that name; KeyError if there is none."""
@@ -169,6 +189,7 @@ class PortRule:
         weights: load weight by member (0 to 100), of Filtering.MULTIPLE only; empty means equal.
         handling: members by handling priority, first serves, of Filtering.SINGLE_HOST only.
         health: None, as with NLB, trusts that a member whose host lives can serve.
+        address: the one virtual address that it is about; None for all that have no rule of their own for the port.
     """
 
     first_port: int
@@ -179,12 +200,18 @@ class PortRule:
     weights: tuple[tuple[str, int], ...] = ()
     handling: tuple[str, ...] = ()
     health: HealthCheck | None = None
+    address: IPAddress | None = field(default=None, metadata=_LATER)
+
+    @property
+    def ports(self) -> str:
+        """`443`, `1000-1999`."""
+        return str(self.first_port) if self.first_port == self.last_port else f"{self.first_port}-{self.last_port}"
 
     @property
     def title(self) -> str:
-        """As people write it: `443/tcp`, `1000-1999/both`."""
-        ports = str(self.first_port) if self.first_port == self.last_port else f"{self.first_port}-{self.last_port}"
-        return f"{ports}/{self.protocol}"
+        """As people write it: `443/tcp`, `1000-1999/both`, `10.77.0.25:80/tcp`, `[fd00:77::20]:80/tcp`."""
+        where = f"{bracketed(self.address)}:" if self.address else ""
+        return f"{where}{self.ports}/{self.protocol}"
 
     def covers(self, port: int, protocol: RuleProtocol) -> bool:
         """Whether it is about that port of that protocol."""
@@ -202,7 +229,12 @@ class MemberSpec:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSpec:
-    """One virtual address and one FQDN that stand for all members."""
+    """Virtual addresses, mostly one, and one FQDN that stand for all members.
+
+    Attributes:
+        address: the primary virtual address, which the cluster's MAC is made from.
+        more_addresses: those beside it, in the order of the topology.
+    """
 
     name: str
     network: str
@@ -212,6 +244,22 @@ class ClusterSpec:
     heartbeat: Heartbeat
     members: tuple[MemberSpec, ...]  # by priority
     port_rules: tuple[PortRule, ...]  # by first port
+    more_addresses: tuple[IPv4Interface | IPv6Interface, ...] = field(default=(), metadata=_LATER)
+
+    @property
+    def addresses(self) -> tuple[IPAddress, ...]:
+        """All virtual addresses, the primary one first."""
+        return (self.address.ip, *(more.ip for more in self.more_addresses))
+
+    @property
+    def addresses4(self) -> tuple[IPv4Address, ...]:
+        """Those of IPv4, the primary one first."""
+        return tuple(a for a in self.addresses if isinstance(a, IPv4Address))
+
+    @property
+    def addresses6(self) -> tuple[IPv6Address, ...]:
+        """Those of IPv6."""
+        return tuple(a for a in self.addresses if isinstance(a, IPv6Address))
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,9 +328,19 @@ class LabSpec:
         """The node that signs the others' certificates, whose root all of them trust."""
         return self.provider(AUTHORITY_ROLE)
 
+    @property
+    def has_ipv6(self) -> bool:
+        """Whether any of its networks has IPv6."""
+        return any(n.subnet6 for n in self.networks)
+
     def clusters_of(self, node: str) -> tuple[ClusterSpec, ...]:
         """The clusters that `node` is a member of."""
         return tuple(c for c in self.clusters if any(m.node == node for m in c.members))
+
+
+def bracketed(address: IPAddress) -> str:
+    """As it stands before a colon and a port: IPv6 in brackets (RFC 3986, 3.2.2)."""
+    return f"[{address}]" if address.version == 6 else str(address)
 
 
 def _named(items: tuple[T, ...], name: str) -> T:
@@ -290,6 +348,13 @@ def _named(items: tuple[T, ...], name: str) -> T:
         if getattr(item, "name", None) == name:
             return item
     raise KeyError(name)
+
+
+def told_fields(value: Any) -> Iterator[Field[Any]]:
+    """The fields of a dataclass but for those that came later and hold their default."""
+    for one in dataclasses.fields(value):
+        if not ("later" in one.metadata and getattr(value, one.name) == one.default):
+            yield one
 
 
 def digest_of(*values: object) -> str:
@@ -303,7 +368,7 @@ def digest_of(*values: object) -> str:
 
 def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: _plain(getattr(value, f.name)) for f in told_fields(value)}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     if isinstance(value, dict):

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
-from typing import Annotated, Any, TypeVar
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, NetmaskValueError
+from typing import Annotated, Any, TypeAlias, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BeforeValidator, WithJsonSchema
@@ -17,12 +17,16 @@ __all__ = [
     "ACCOUNT",
     "LABEL",
     "Address",
+    "Address6",
     "AddressRange",
     "Addresses",
+    "AnyAddress",
+    "IPAddress",
     "Mac",
     "PortRange",
     "PortsList",
     "Subnet",
+    "Subnet6",
     "TimeZone",
     "keys_are_accounts",
     "keys_are_names",
@@ -38,21 +42,34 @@ LABEL = r"^(?=.*[a-z])[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 _BYTE = r"(25[0-5]|2[0-4]\d|1?\d?\d)"
 _ADDRESS = rf"{_BYTE}(\.{_BYTE}){{3}}"
 
+_ADDRESS6 = r"[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*"
+
 E = TypeVar("E", bound=StrEnum)
+
+IPAddress: TypeAlias = IPv4Address | IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
 class AddressRange:
-    """Consecutive addresses, both ends included; first and last are the same for one address."""
+    """Consecutive addresses of one kind, both ends included; first and last are the same for one address."""
 
-    first: IPv4Address
-    last: IPv4Address
+    first: IPAddress
+    last: IPAddress
 
     def __str__(self) -> str:
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """How many addresses it holds; of IPv6 maybe more than `len` could say."""
         return int(self.last) - int(self.first) + 1
+
+    def shared_with(self, other: AddressRange) -> AddressRange | None:
+        """The addresses that both hold."""
+        if self.first.version != other.first.version:
+            return None
+        first, last = max(self.first, other.first, key=int), min(self.last, other.last, key=int)
+        return AddressRange(first, last) if int(first) <= int(last) else None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -78,6 +95,31 @@ def _address(value: object) -> IPv4Address:
         raise _wrong(f"is not an IPv4 address{advice}") from None
 
 
+def _address6(value: object) -> IPv6Address:
+    try:
+        return _plain6(value)
+    except AddressValueError:
+        advice = "; the prefix length is the network's" if "/" in str(value) else ""
+        raise _wrong(f"is not an IPv6 address{advice}") from None
+
+
+def _any_address(value: object) -> IPAddress:
+    try:
+        return _ip(value)
+    except AddressValueError:
+        advice = "; the prefix length is the network's" if "/" in str(value) else ""
+        raise _wrong(f"is neither an IPv4 nor an IPv6 address{advice}") from None
+
+
+def _ip(value: object) -> IPAddress:
+    return _plain6(value) if ":" in str(value) else IPv4Address(value if isinstance(value, str) else "")
+
+
+def _plain6(value: object) -> IPv6Address:
+    """Without a zone, which would name a NIC of the one machine that reads it."""
+    return IPv6Address(value if isinstance(value, str) and "%" not in value else "")
+
+
 def _subnet(value: object) -> IPv4Network:
     text = value if isinstance(value, str) else ""
     try:
@@ -91,13 +133,28 @@ def _subnet(value: object) -> IPv4Network:
     return network
 
 
+def _subnet6(value: object) -> IPv6Network:
+    text = value if isinstance(value, str) else ""
+    try:
+        network = IPv6Network(text, strict=False)
+    except ValueError:
+        raise _wrong("is not an IPv6 network; expected one like fd00:77::/64") from None
+    if "/" not in text:
+        raise _wrong(f"lacks the prefix length; expected one like {text}/64")
+    if network.network_address != IPv6Address(text.partition("/")[0]):
+        raise _wrong(f"is an address inside a network; the network is {network}")
+    return network
+
+
 def _address_range(value: object) -> AddressRange:
     first, dash, last = (value if isinstance(value, str) else "").partition("-")
     try:
-        found = AddressRange(IPv4Address(first.strip()), IPv4Address(last.strip() if dash else first.strip()))
+        found = AddressRange(_ip(first.strip()), _ip(last.strip() if dash else first.strip()))
     except AddressValueError:
-        raise _wrong("is neither an IPv4 address nor a range like 10.77.1.1-10.77.1.254") from None
-    if found.first > found.last:
+        raise _wrong("is neither an address nor a range like 10.77.1.1-10.77.1.254") from None
+    if found.first.version != found.last.version:
+        raise _wrong("begins with IPv4 and ends with IPv6, or the other way round")
+    if int(found.first) > int(found.last):
         raise _wrong(f"runs backwards; expected {found.last}-{found.first}")
     return found
 
@@ -170,8 +227,15 @@ def _text(pattern: str) -> WithJsonSchema:
 
 
 Address = Annotated[IPv4Address, BeforeValidator(_address), WithJsonSchema({"type": "string", "format": "ipv4"})]
+Address6 = Annotated[IPv6Address, BeforeValidator(_address6), WithJsonSchema({"type": "string", "format": "ipv6"})]
+AnyAddress = Annotated[IPAddress, BeforeValidator(_any_address), _text(rf"^({_ADDRESS}|{_ADDRESS6})$")]
 Subnet = Annotated[IPv4Network, BeforeValidator(_subnet), _text(rf"^{_ADDRESS}/\d{{1,2}}$")]
-Addresses = Annotated[AddressRange, BeforeValidator(_address_range), _text(rf"^{_ADDRESS}(\s*-\s*{_ADDRESS})?$")]
+Subnet6 = Annotated[IPv6Network, BeforeValidator(_subnet6), _text(rf"^{_ADDRESS6}/\d{{1,3}}$")]
+Addresses = Annotated[
+    AddressRange,
+    BeforeValidator(_address_range),
+    _text(rf"^({_ADDRESS}(\s*-\s*{_ADDRESS})?|{_ADDRESS6}(\s*-\s*{_ADDRESS6})?)$"),
+]
 Mac = Annotated[str, BeforeValidator(_mac), _text(r"^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$")]
 TimeZone = Annotated[str, BeforeValidator(_time_zone)]
 

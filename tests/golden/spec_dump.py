@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from itertools import groupby
+
+from labctl.topology.spec import told_fields
 
 __all__ = ["dump"]
 
 
 def dump(value: object) -> str:
-    """Every field of `value`, a dataclass, by name."""
+    """Every field of `value`, a dataclass, by name, but for what nobody made use of."""
     return "\n".join(_lines(value, "")) + "\n"
 
 
 def _lines(value: object, indent: str) -> Iterator[str]:
-    for field in dataclasses.fields(value):
+    for field in told_fields(value):
         content = getattr(value, field.name)
         if _holds_dataclasses(content):
             yield f"{indent}{field.name}:"
@@ -27,7 +29,7 @@ def _lines(value: object, indent: str) -> Iterator[str]:
 
 
 def _item(item: object, indent: str) -> Iterator[str]:
-    if any(_holds_dataclasses(getattr(item, field.name)) for field in dataclasses.fields(item)):
+    if any(_holds_dataclasses(getattr(item, field.name)) for field in told_fields(item)):
         first, *rest = _lines(item, f"{indent}  ")
         yield f"{indent}- {first.lstrip()}"
         yield from rest
@@ -41,14 +43,18 @@ def _holds_dataclasses(value: object) -> bool:
 
 def _flat(value: object) -> str:
     if dataclasses.is_dataclass(value):
-        return ", ".join(f"{f.name} {_flat(getattr(value, f.name))}" for f in dataclasses.fields(value))
+        return ", ".join(f"{f.name} {_flat(getattr(value, f.name))}" for f in told_fields(value))
     if isinstance(value, tuple):
-        items = _runs(value) if value and isinstance(value[0], IPv4Address) else [_flat(item) for item in value]
+        items = (
+            _runs(value)
+            if value and isinstance(value[0], IPv4Address | IPv6Address)
+            else [_flat(item) for item in value]
+        )
         return f"({' '.join(items)})"
     return str(value)
 
 
-def _runs(addresses: tuple[IPv4Address, ...]) -> list[str]:
+def _runs(addresses: tuple[IPv4Address | IPv6Address, ...]) -> list[str]:
     """Addresses with consecutive ones drawn together, so that 254 of them take one line."""
     numbered = groupby(enumerate(addresses), key=lambda pair: int(pair[1]) - pair[0])
     runs = [[address for _, address in run] for _, run in numbered]

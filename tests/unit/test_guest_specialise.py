@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from labctl.hypervisor.fake import FakeHypervisor
 from labctl.inventory import Mark
 from labctl.render.xml import DomainPlan, domain_xml
 from labctl.secrets import Secrets
-from labctl.topology.spec import Accelerator, LabSpec, NicSpec, NodeSpec
+from labctl.topology.spec import Accelerator, LabSpec, NetworkSpec, NicSpec, NodeSpec
 
 LAB = pair()
 M1 = LAB.nodes[0]
@@ -54,6 +54,23 @@ def test_a_node_gets_its_name_and_everybody_elses() -> None:
         "10.9.0.2 m2.lab.test m2",
         "10.9.0.9 c.lab.test c",
         "10.9.0.200 web.lab.test",
+    ]
+
+
+def test_with_ipv6_names_stand_for_both_kinds_of_address() -> None:
+    m1 = replace(M1, nics=(replace(NIC, address6=IPv6Interface("fd00:9::1/64")),))
+    cluster = replace(
+        cluster_spec("m1", "m2"), more_addresses=(IPv4Interface("10.9.0.201/24"), IPv6Interface("fd00:9::c8/64"))
+    )
+    lab = lab_spec(m1, LAB.nodes[1], clusters=(cluster,))
+    assert specialised(lab, m1).files["/etc/hosts"].decode().splitlines() == [
+        "127.0.0.1 localhost",
+        "10.9.0.1 m1.lab.test m1",
+        "fd00:9::1 m1.lab.test m1",
+        "10.9.0.2 m2.lab.test m2",
+        "10.9.0.200 web.lab.test",
+        "10.9.0.201 web.lab.test",
+        "fd00:9::c8 web.lab.test",
     ]
 
 
@@ -116,6 +133,8 @@ CHANGES: dict[str, LabSpec] = {
     "its prefix": with_m1(nics=(replace(NIC, address=IPv4Interface("10.9.0.1/16")),)),
     "its NIC's name": with_m1(nics=(replace(NIC, name="eth1"),)),
     "one more address": with_m1(nics=(replace(NIC, extra_addresses=(IPv4Address("10.9.0.78"),)),)),
+    "an IPv6 address": with_m1(nics=(replace(NIC, address6=IPv6Interface("fd00:9::1/64")),)),
+    "IPv6 on its network": replace(LAB, networks=(replace(LAB.networks[0], subnet6=IPv6Network("fd00:9::/64")),)),
     "one more NIC": with_m1(nics=(NIC, NicSpec("eth1", "lan", "52:54:00:00:01:01", IPv4Interface("10.9.0.79/24")))),
     "another node's address": replace(LAB, nodes=(M1, LAB.nodes[1], node_spec("c", 10))),
     "one more node": replace(LAB, nodes=(*LAB.nodes, node_spec("d", 11))),
@@ -164,14 +183,16 @@ def two_nics(first: str, second: str) -> NodeSpec:
     return replace(node_spec("m1", 1), nics=nics)
 
 
-def addresses_after_two_runs(node: NodeSpec, folder: Path) -> list[str]:
+def addresses_after_two_runs(
+    node: NodeSpec, folder: Path, *, lab: LabSpec | None = None, between: str = "true", show: str = "-4"
+) -> list[str]:
     """NICs with their addresses after the boot step has run twice, in a network namespace of its own."""
     script = folder / "10-network"
-    script.write_bytes(specialised(lab_spec(node), node).files["/etc/labctl/boot.d/10-network"])
+    script.write_bytes(specialised(lab or lab_spec(node), node).files["/etc/labctl/boot.d/10-network"])
     devices = "".join(f"ip link add eth{i} address {mac} type bridge; " for i, mac in enumerate(MACS))
-    commands = f"set -e; mount -t sysfs sysfs /sys; {devices} sh {script}; sh {script}"
+    commands = f"set -e; mount -t sysfs sysfs /sys; {devices} sh {script}; {between}; sh {script}"
     done = subprocess.run(
-        ["unshare", "--net", "--mount", "sh", "-c", f"{commands}; ip -4 -brief address show up"],
+        ["unshare", "--net", "--mount", "sh", "-c", f"{commands}; ip {show} -brief address show up"],
         capture_output=True,
         text=True,
         check=False,
@@ -189,3 +210,16 @@ def test_nics_get_their_names_and_addresses(first: str, second: str, tmp_path: P
     assert sorted(addresses_after_two_runs(two_nics(first, second), tmp_path)) == sorted(
         [f"{first} 10.9.0.1/24 10.9.0.51/24 10.9.0.52/24", f"{second} 10.9.0.2/24"]
     )
+
+
+@needs_namespace
+def test_nics_have_ipv6_where_their_network_has_and_what_was_added_since_stays(tmp_path: Path) -> None:
+    bare = two_nics("host", "cluster")
+    extra = (IPv6Address("fd00:9::51"),)
+    host = replace(bare.nics[0], address6=IPv6Interface("fd00:9::1/64"), extra_addresses6=extra)
+    node = replace(bare, nics=(host, replace(bare.nics[1], network="old")))
+    lan = NetworkSpec("lan", IPv4Network("10.9.0.0/24"), IPv6Network("fd00:9::/64"))
+    lab = replace(lab_spec(node), networks=(lan, NetworkSpec("old", IPv4Network("10.8.0.0/24"))))
+    virtual = "ip address add fd00:9::20/128 dev host nodad preferred_lft 0"
+    shown = addresses_after_two_runs(node, tmp_path, lab=lab, between=virtual, show="-6")
+    assert [sorted(row.split()) for row in shown] == [["fd00:9::1/64", "fd00:9::20/128", "fd00:9::51/64", "host"]]

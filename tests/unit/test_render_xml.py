@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from itertools import product
 from xml.etree import ElementTree
 
@@ -29,6 +29,13 @@ def test_a_domains_mark_is_found_again(stage: Stage) -> None:
 def test_a_networks_mark_is_found_again() -> None:
     network = NetworkSpec("lan", IPv4Network("192.0.2.0/24"))
     assert Mark.find(network_xml("lab", network, "0123")) == Mark("lab", "lan", "0123")
+
+
+def test_libvirt_lets_ipv6_through_between_guests_where_the_network_has_it() -> None:
+    without = NetworkSpec("lan", IPv4Network("192.0.2.0/24"))
+    has = NetworkSpec("lan", without.subnet, IPv6Network("fd00::/64"))
+    assert network_xml("lab", without, "").startswith("<network>\n")
+    assert network_xml("lab", has, "").startswith('<network ipv6="yes">\n')
 
 
 def test_odd_characters_do_not_leave_their_element() -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 from dataclasses import replace
 from graphlib import TopologicalSorter
+from ipaddress import IPv4Interface, IPv6Interface, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,44 @@ def test_the_directory_is_told_of_users_groups_names_and_addresses() -> None:
     assert ["cas.lab.test", "A", "10.9.0.2"] in wanted["records"]
     assert ["2.0.9.10.in-addr.arpa", "PTR", "cas.lab.test"] in wanted["records"]
     assert ["web.lab.test", "A", "10.9.0.200"] in wanted["records"]
+
+
+def test_the_directory_is_told_of_a_clusters_other_addresses_with_their_own_kind_of_record() -> None:
+    wanted = json.loads(rendered_with_ipv6("domain-controller", "dc")["/etc/labctl/directory/wanted.json"])
+    expected = [("A", "10.9.0.200"), ("A", "10.9.0.201"), ("AAAA", "fd00:9::c8")]
+    assert [(kind, value) for at, kind, value in wanted["records"] if at == "autodiscover.lab.test"] == expected
+    assert {("web.lab.test", *record) for record in expected} <= {tuple(record) for record in wanted["records"]}
+    assert ["201.0.9.10.in-addr.arpa", "PTR", "web.lab.test"] in wanted["records"]
+
+
+@pytest.mark.parametrize(
+    ("role", "node", "file", "line"),
+    [
+        ("web-server", "web", "/etc/nginx/sites-available/default", "listen [::]:80 default_server;"),
+        ("client-access", "cas", "/etc/nginx/sites-available/default", "listen [::]:443 ssl default_server;"),
+        ("client-access", "cas", "/etc/dovecot/dovecot.conf", "listen = *, ::"),
+        ("domain-controller", "dc", "/usr/local/sbin/labctl-directory", "sambadns.AAAARecord(value)"),
+    ],
+)
+def test_ipv6_is_served_where_the_lab_has_it_and_nothing_else_changes(
+    role: str, node: str, file: str, line: str
+) -> None:
+    without = render_role(load_role(role), LAB, LAB.node(node), SECRETS).files[file][0].decode()
+    assert line in rendered_with_ipv6(role, node)[file]
+    assert line not in without
+    assert "ipv6" not in without.lower()
+
+
+def rendered_with_ipv6(role: str, node: str) -> dict[str, str]:
+    """A role's files in a lab whose cluster has three addresses."""
+    more = (IPv4Interface("10.9.0.201/24"), IPv6Interface("fd00:9::c8/64"))
+    lab = replace(
+        LAB,
+        networks=(replace(LAB.networks[0], subnet6=IPv6Network("fd00:9::/64")),),
+        clusters=(replace(LAB.clusters[0], more_addresses=more),),
+    )
+    files = render_role(load_role(role), lab, lab.node(node), SECRETS).files
+    return {path: content.decode() for path, (content, _mode) in files.items()}
 
 
 def test_a_name_of_a_role_stands_for_the_clusters_of_its_nodes_and_else_for_themselves() -> None:

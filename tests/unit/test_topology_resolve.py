@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from ipaddress import IPv4Address, IPv4Interface
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 import pytest
 
@@ -117,6 +118,30 @@ def test_digest_tells_a_changed_field(change: dict[str, object]) -> None:
     first, *rest = cluster.members
     changed = dataclasses.replace(cluster, members=(dataclasses.replace(first, **change), *rest))
     assert digest_of(changed) != digest_of(cluster)
+
+
+@pytest.mark.parametrize(
+    ("changed", "was"),
+    [
+        (
+            lambda s: dataclasses.replace(s.nodes[0].nics[0], address6=IPv6Interface("fd00::1/64")),
+            lambda s: s.nodes[0].nics[0],
+        ),
+        (
+            lambda s: dataclasses.replace(s.clusters[0], more_addresses=(IPv4Interface("10.9.0.21/24"),)),
+            lambda s: s.clusters[0],
+        ),
+        (
+            lambda s: dataclasses.replace(s.clusters[0].port_rules[0], address=IPv6Address("fd00::1")),
+            lambda s: s.clusters[0].port_rules[0],
+        ),
+    ],
+    ids=["a NIC's IPv6 address", "one more virtual address", "a rule's address"],
+)
+def test_digest_tells_what_came_later_once_it_is_used(
+    changed: Callable[[LabSpec], object], was: Callable[[LabSpec], object]
+) -> None:
+    assert digest_of(changed(_spec())) != digest_of(was(_spec()))
 
 
 def test_digest_tells_values_apart_that_read_alike() -> None:
