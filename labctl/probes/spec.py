@@ -56,7 +56,8 @@ class Probe:
     Attributes:
         name: unique in a history; letters, digits, `-`, `_` and `.`.
         host: name for the Host header, TLS server name and certificate; the address when empty.
-        sources: client addresses, one request each in turn; empty for the guest's own choice.
+        address: IPv4 or IPv6.
+        sources: client addresses of the same kind, one request each in turn; empty for the guest's own choice.
         rate_hz: requests a second over all sources.
         timeout_s: of one request. Below 1 s a connection is tried with a single SYN (RFC 6298, 2.1), so that a sample
             speaks of one moment.
@@ -100,6 +101,12 @@ class Probe:
                 f"probe {self.name}: each source is asked every {round_s:g} s, and may take {self.timeout_s:g} s",
                 hint="on a connection that is kept one request waits for the other: take more sources or a lower rate",
             )
+        other = [source for source in self.sources if (":" in source) != (":" in self.address)]
+        if other:
+            raise InputError(
+                f"probe {self.name}: {other[0]} can't ask {self.address}: one is IPv4, the other IPv6",
+                hint="give sources of the address's own kind: a NIC's extra_addresses, or its extra_addresses6",
+            )
         if self.kind is Kind.DNS and not (self.question or self.host):
             raise InputError(f"probe {self.name}: a question is missing, the name to be resolved")
 
@@ -110,8 +117,8 @@ class Probe:
 
     @property
     def target(self) -> str:
-        """address:port."""
-        return f"{self.address}:{self.port}"
+        """address:port, an IPv6 address in brackets."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
     def plan(self) -> dict[str, Any]:
         """The prober's plan."""

@@ -284,12 +284,19 @@ def test_the_plan_is_what_the_prober_takes() -> None:
     assert (taken.body, taken.member, taken.host) == ("hi", "m.", "mail.test")
 
 
+@pytest.mark.parametrize(("address", "target"), [("10.0.0.9", "10.0.0.9:80"), ("fd00::9", "[fd00::9]:80")])
+def test_what_is_asked_is_told_with_its_port(address: str, target: str) -> None:
+    assert Probe("web", Kind.TCP, address, 80).target == target
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
         ({"name": "../web"}, "a name is made of"),
         ({"rate_hz": 0}, "rate_hz is 0"),
         ({"timeout_s": -1}, "timeout_s is -1"),
+        ({"sources": ("10.0.0.1", "fd00::1")}, "fd00::1 can't ask 10.0.0.9: one is IPv4, the other IPv6"),
+        ({"address": "fd00::9", "sources": ("10.0.0.1",)}, "10.0.0.1 can't ask fd00::9"),
     ],
 )
 def test_a_probe_that_makes_no_sense_is_refused(wrong: dict[str, object], said: str) -> None:

@@ -46,5 +46,6 @@ def ask_kept(attempt: Attempt) -> Steps:
 def request_of(attempt: Attempt, version: str) -> bytes:
     """A GET."""
     agent = f"labctl-probe/{attempt.plan.name} {attempt.k}"
-    head = f"GET {attempt.plan.path} HTTP/{version}\r\nHost: {attempt.host}\r\nUser-Agent: {agent}\r\n\r\n"
+    host = f"[{attempt.host}]" if ":" in attempt.host else attempt.host
+    head = f"GET {attempt.plan.path} HTTP/{version}\r\nHost: {host}\r\nUser-Agent: {agent}\r\n\r\n"
     return head.encode()
