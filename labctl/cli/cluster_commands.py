@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Annotated
 
 import typer
@@ -31,7 +31,8 @@ from labctl.errors import GuestError, InputError, LabError
 from labctl.lab import Lab
 from labctl.parallel import for_all
 from labctl.topology.mac import cluster_mac, member_mac
-from labctl.topology.spec import Affinity, ClusterMode, ClusterSpec, RuleProtocol
+from labctl.topology.spec import Affinity, ClusterMode, ClusterSpec, RuleProtocol, bracketed
+from labctl.topology.values import IPAddress
 
 __all__ = ["cluster"]
 
@@ -45,7 +46,9 @@ ClusterOption = Annotated[
     str | None, typer.Option("--cluster", "-C", metavar="NAME", help="Which cluster; the only one by default.")
 ]
 MembersArgument = Annotated[list[str] | None, typer.Argument(metavar="[MEMBER]…", help="All members by default.")]
-PortArgument = Annotated[str, typer.Argument(metavar="PORT", help="443, 443/tcp, 1000-1999/both, or all.")]
+PortArgument = Annotated[
+    str, typer.Argument(metavar="PORT", help="443, 443/tcp, 1000-1999/both, 10.77.0.25:80, or all.")
+]
 
 
 # -- showing -----------------------------------------------------------------------------------------------------------
@@ -264,23 +267,50 @@ def _settle(lab: Lab, spec: ClusterSpec, ignored: dict[str, str]) -> None:
 
 
 @cluster.command()
-def ip2mac(address: Annotated[str, typer.Argument(metavar="ADDRESS")]) -> None:
-    """The MACs that a virtual address has, by mode, and those that its members send from in unicast mode."""
-    try:
-        ip = IPv4Address(address)
-    except AddressValueError:
-        raise InputError(f"{address} is not an IPv4 address; expected one like 10.77.0.20") from None
+def ip2mac(
+    address: Annotated[str, typer.Argument(metavar="ADDRESS")],
+    lab: LabOption = None,
+    connect: ConnectOption = DEFAULT_CONNECT,
+) -> None:
+    """The MACs that a virtual address has, by mode, and those that its members send from in unicast mode.
+
+    They are made from a cluster's first IPv4 address, which stands for an IPv6 address of the lab's clusters.
+    """
+    ip = _address(address, "10.77.0.20")
+    if isinstance(ip, IPv6Address):
+        with existing_lab(lab, connect) as the_lab:
+            ip = _primary(the_lab, ip)
     for mode in ClusterMode:
         RESULTS.print(f"{mode.value:<10} {cluster_mac(mode, ip)}")
     RESULTS.print(f"{'members':<10} {member_mac(1, ip)} to {member_mac(32, ip)}, by host ID")
 
 
+def _primary(lab: Lab, address: IPv6Address) -> IPv4Address:
+    for spec in lab.spec.clusters:
+        if address in spec.addresses:
+            return spec.address.ip
+    known = ", ".join(str(a) for spec in lab.spec.clusters for a in spec.addresses6) or "none"
+    raise InputError(f"{address} is not a virtual address of lab {lab.name}", hint=f"its IPv6 ones: {known}")
+
+
 @cluster.command()
 def owner(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE[:PORT]", help="The client; with affinity none also its port.")
+        str,
+        typer.Argument(
+            metavar="SOURCE[:PORT]",
+            help="The client; with affinity none also its port: 10.77.1.7:40000, \\[fd00:77::7]:40000.",
+        ),
     ],
-    to: Annotated[str, typer.Option("--to", metavar="PORT", help="Of the virtual address: 443, 53/udp.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="[ADDRESS:]PORT",
+            help="Of the virtual address, the first of the client's kind when none is named: 443, 53/udp, "
+            "10.77.0.25:80, \\[fd00:77::20]:80.",
+        ),
+    ],
     lab: LabOption = None,
     name: ClusterOption = None,
     as_json: JsonOption = False,
@@ -288,38 +318,71 @@ def owner(
 ) -> None:
     """Which member answers a client's new connection now, and who would after it."""
     address, own = _client(source)
-    port, protocol = _target(to)
+    named, port, protocol = _target(to)
     with existing_lab(lab, connect) as the_lab:
         spec = the_lab.cluster(name)
-        rule = rule_for(spec, port, protocol)
+        virtual = _virtual(spec, address, named)
+        rule = rule_for(spec, port, protocol, virtual)
         if rule and rule.affinity is Affinity.NONE and own is None:
             raise InputError(
-                f"{rule.title} has affinity none: the client's port decides, too", hint=f"{address}:40000, for example"
+                f"{rule.title} has affinity none: the client's port decides, too",
+                hint=f"{bracketed(address)}:40000, for example",
             )
         view = the_lab.look(spec)
     if view.agreed is None:
         raise GuestError(f"cluster {spec.name} has not converged: {view}", hint="labctl cluster query")
     client = (address, own or 0)
     if as_json:
-        RESULTS.print_json(json.dumps(owner_json(view, rule, client)))
+        RESULTS.print_json(json.dumps({**owner_json(view, rule, client), "address": str(virtual)}))
     else:
         RESULTS.print(escape(owner_line(view, rule, client)))
 
 
-def _client(text: str) -> tuple[IPv4Address, int | None]:
-    address, colon, port = text.partition(":")
+def _client(text: str) -> tuple[IPAddress, int | None]:
+    address, port = _split(text)
+    return _address(address, "10.77.1.7, 10.77.1.7:40000 or [fd00:77::7]:40000"), _port(port) if port else None
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Address and port of `10.0.0.1`, `10.0.0.1:80`, `fd00::1` or `[fd00::1]:80`; no port is an empty one."""
+    if bracket := re.fullmatch(r"\[([^]]*)](?::(.*))?", text):
+        return bracket[1], bracket[2] or ""
+    if text.count(":") > 1:
+        return text, ""
+    address, _, port = text.partition(":")
+    return address, port
+
+
+def _address(text: str, like: str) -> IPAddress:
     try:
-        source = IPv4Address(address)
+        return IPv6Address(text) if ":" in text else IPv4Address(text)
     except AddressValueError:
-        raise InputError(f"{text}: {address} is not an IPv4 address; expected 10.77.1.7 or 10.77.1.7:40000") from None
-    return source, _port(port) if colon else None
+        raise InputError(f"{text} is not an address; expected {like}") from None
 
 
-def _target(text: str) -> tuple[int, RuleProtocol]:
-    port, slash, protocol = text.partition("/")
+def _target(text: str) -> tuple[IPAddress | None, int, RuleProtocol]:
+    where, slash, protocol = text.partition("/")
     if slash and protocol not in {"tcp", "udp"}:
         raise InputError(f"--to {text}: {protocol} is not one of tcp, udp")
-    return _port(port), RuleProtocol(protocol or "tcp")
+    address, port = _split(where) if ":" in where else ("", where)
+    named = _address(address, "443, 10.77.0.25:443 or [fd00:77::20]:443") if address else None
+    return named, _port(port), RuleProtocol(protocol or "tcp")
+
+
+def _virtual(spec: ClusterSpec, source: IPAddress, named: IPAddress | None) -> IPAddress:
+    """The virtual address that a client means: the named one, else the first of its own kind.
+
+    Raises:
+        InputError: the cluster has no such address.
+    """
+    found = [a for a in spec.addresses if a == named or (named is None and a.version == source.version)]
+    if not found or found[0].version != source.version:
+        what = str(named) if named else f"IPv{source.version} address"
+        known = ", ".join(str(a) for a in spec.addresses if a.version == source.version) or "none"
+        raise InputError(
+            f"cluster {spec.name} has no {what} for {source}", hint=f"its IPv{source.version} ones: {known}"
+        )
+    return found[0]
 
 
 def _port(text: str) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from ipaddress import IPv4Address
 from typing import Any
 
 from labctl.cluster.advert import key_of, rules_digest
@@ -14,7 +13,8 @@ from labctl.cluster.membership import ClusterView, MemberState, MemberView
 from labctl.cluster.ownership import bucket_of, default_host, preference_for, preferences_of_rule
 from labctl.cluster.render import cluster_mac
 from labctl.console import RESULTS, table
-from labctl.topology.spec import ClusterSpec, Filtering, LabSpec, PortRule
+from labctl.topology.spec import ClusterSpec, Filtering, LabSpec, NicSpec, PortRule
+from labctl.topology.values import IPAddress
 
 __all__ = [
     "Picture",
@@ -29,7 +29,7 @@ __all__ = [
 
 _COLOURS = {MemberState.CONVERGED: "green", MemberState.REFUSED: "red", MemberState.UNREACHABLE: "red"}
 
-Client = tuple[IPv4Address, int]
+Client = tuple[IPAddress, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def show_picture(picture: Picture) -> None:
 
 def _summary(cluster: ClusterSpec) -> str:
     beat = cluster.heartbeat
-    address = f"{cluster.fqdn} {cluster.address.ip}"
+    address = f"{cluster.fqdn} {' '.join(map(str, cluster.addresses))}"
     return f"{address}, {cluster.mode}, heartbeat {beat.period_ms} ms x {beat.tolerance}"
 
 
@@ -126,6 +126,7 @@ def _head(cluster: ClusterSpec) -> dict[str, Any]:
     return {
         "cluster": cluster.name,
         "address": str(cluster.address.ip),
+        "addresses": [str(address) for address in cluster.addresses],
         "fqdn": cluster.fqdn,
         "mode": cluster.mode,
         "heartbeat": {"period_ms": cluster.heartbeat.period_ms, "tolerance": cluster.heartbeat.tolerance},
@@ -177,7 +178,7 @@ def show_params(lab: LabSpec, cluster: ClusterSpec) -> None:
     shown = table("member", "host ID", "NIC", "address", "MAC")
     for member in cluster.members:
         nic = lab.node(member.node).nic(member.nic)
-        shown.add_row(member.node, str(member.priority), nic.name, str(nic.address.ip), nic.mac)
+        shown.add_row(member.node, str(member.priority), nic.name, _addresses(nic), nic.mac)
     RESULTS.print(shown)
     RESULTS.print()
     shown = table("port rule", "filtering", "affinity", "load")
@@ -186,6 +187,10 @@ def show_params(lab: LabSpec, cluster: ClusterSpec) -> None:
         shown.add_row(rule.title, rule.filtering, rule.affinity if multiple else "-", _load(rule))
     shown.add_row("all others", Filtering.SINGLE_HOST, "-", ", ".join(_names(cluster, default_host(cluster))))
     RESULTS.print(shown)
+
+
+def _addresses(nic: NicSpec) -> str:
+    return str(nic.address.ip) + (f" {nic.address6.ip}" if nic.address6 else "")
 
 
 def _load(rule: PortRule) -> str:
@@ -211,6 +216,7 @@ def params_json(lab: LabSpec, cluster: ClusterSpec) -> dict[str, Any]:
                 "host_id": m.priority,
                 "nic": m.nic,
                 "address": str(nics[m.node].address.ip),
+                "address6": str(address6.ip) if (address6 := nics[m.node].address6) else None,
                 "mac": nics[m.node].mac,
             }
             for m in cluster.members
@@ -224,6 +230,7 @@ def _rule_json(rule: PortRule) -> dict[str, Any]:
     multiple = rule.filtering is Filtering.MULTIPLE
     return {
         "rule": rule.title,
+        "address": str(rule.address) if rule.address else None,
         "first_port": rule.first_port,
         "last_port": rule.last_port,
         "protocol": rule.protocol,

@@ -182,7 +182,8 @@ def _addresses(status_: NodeStatus) -> str:
     links = {nic.mac: nic.link_up for nic in status_.domain.nics} if status_.domain else {}
     cells = []
     for nic in status_.node.nics:
-        more = f" +{len(nic.extra_addresses)}" if nic.extra_addresses else ""
+        extra = len(nic.extra_addresses) + len(nic.extra_addresses6)
+        more = (f" {nic.address6.ip}" if nic.address6 else "") + (f" +{extra}" if extra else "")
         down = "" if links.get(nic.mac, True) else " [red](link down)[/]"
         cells.append(f"{nic.name} {nic.address.ip}{more}{down}")
     return ", ".join(cells)
@@ -193,7 +194,7 @@ def _show_cluster(view: ClusterView) -> None:
     state = "[green]converged[/]" if view.converged else "[red]not converged[/]"
     beat = cluster.heartbeat
     RESULTS.print(
-        f"\ncluster {cluster.name}: {state}, {cluster.fqdn} {cluster.address.ip}, {cluster.mode}, "
+        f"\ncluster {cluster.name}: {state}, {cluster.fqdn} {' '.join(map(str, cluster.addresses))}, {cluster.mode}, "
         f"heartbeat {beat.period_ms} ms x {beat.tolerance}"
     )
     names = {m.priority: m.node for m in cluster.members}
@@ -236,7 +237,8 @@ def _node_json(status_: NodeStatus) -> dict[str, Any]:
             "network": nic.network,
             "mac": nic.mac,
             "address": str(nic.address),
-            "extra_addresses": [str(a) for a in nic.extra_addresses],
+            "address6": str(nic.address6) if nic.address6 else None,
+            "extra_addresses": [str(a) for a in (*nic.extra_addresses, *nic.extra_addresses6)],
             "link_up": links.get(nic.mac),
         }
         for nic in status_.node.nics
@@ -259,6 +261,7 @@ def _cluster_json(view: ClusterView) -> dict[str, Any]:
     return {
         "cluster": cluster.name,
         "address": str(cluster.address.ip),
+        "addresses": [str(address) for address in cluster.addresses],
         "fqdn": cluster.fqdn,
         "mode": cluster.mode,
         "heartbeat": {"period_ms": cluster.heartbeat.period_ms, "tolerance": cluster.heartbeat.tolerance},

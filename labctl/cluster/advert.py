@@ -15,6 +15,7 @@ The checksum is not mended, as nothing reads it: each router has one member, and
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 
 from labctl.topology.check_port_rules import MOST_RULES
@@ -54,13 +55,19 @@ class Says(IntEnum):
 
 
 def key_of(rule: PortRule) -> int:
-    """Names a rule in the sets of the packet filter, whatever other rules there are."""
+    """Names a rule in the sets of the packet filter, whatever other rules there are.
+
+    One about a single virtual address has 31 bits of a digest, below a bit that the others never have.
+    """
+    if rule.address:
+        return 1 << 31 | int(digest_of(rule.address, rule.protocol, rule.first_port)[:8], 16) >> 1
     return _PROTOCOLS[rule.protocol] << 16 | rule.first_port
 
 
 def rule_name(rule: PortRule) -> str:
-    """Names a rule's chain and its set: `443_tcp`."""
-    return f"{rule.first_port}_{rule.protocol}"
+    """Names a rule's chain and its set: `443_tcp`, `80_tcp_10_77_0_25`."""
+    where = re.sub(r"[.:]", "_", f"_{rule.address}") if rule.address else ""
+    return f"{rule.first_port}_{rule.protocol}{where}"
 
 
 def health_bits(cluster: ClusterSpec) -> dict[PortRule, int]:
@@ -72,5 +79,6 @@ def health_bits(cluster: ClusterSpec) -> dict[PortRule, int]:
 def rules_digest(lab: LabSpec, cluster: ClusterSpec) -> int:
     """32 bits that name all that the members must agree on: who they are, and the rules."""
     members = [(m.priority, m.node, lab.node(m.node).nic(m.nic).address) for m in cluster.members]
-    agreed = digest_of(cluster.address, cluster.mode, cluster.heartbeat, members, cluster.port_rules)
+    more = [cluster.more_addresses] if cluster.more_addresses else []
+    agreed = digest_of(cluster.address, cluster.mode, cluster.heartbeat, members, cluster.port_rules, *more)
     return int(agreed[:8], 16)

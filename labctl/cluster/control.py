@@ -11,17 +11,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 
 from labctl.clock import Deadline, wait_until
 from labctl.cluster.advert import WHOLE, key_of
 from labctl.cluster.knowledge import Told, Word
 from labctl.cluster.membership import ClusterView, MemberView, look
 from labctl.cluster.ownership import rule_for
+from labctl.cluster.render import table_of
 from labctl.errors import DeadlineExceeded, InputError, LabError
 from labctl.guest.agent import Guest
 from labctl.parallel import for_all
-from labctl.topology.spec import ClusterSpec, Filtering, MemberSpec, PortRule, RuleProtocol
+from labctl.topology.spec import ClusterSpec, Filtering, MemberSpec, PortRule, RuleProtocol, bracketed
 
 __all__ = [
     "Connections",
@@ -72,7 +73,7 @@ def orders(
         now_s: seconds since the epoch, for those who ask later.
         rules: which ones to enable, disable or drain.
     """
-    table = f"ip labctl_{cluster.name}"
+    table = table_of(cluster)
     keys = [key_of(r) for r in rules] if control in {Control.ENABLE, Control.DISABLE, Control.DRAIN} else [WHOLE]
     lines = [line for key in keys for line in _cleared(table, key)]
     word = _WORDS.get(control)
@@ -127,7 +128,8 @@ def check_rules_agree(view: ClusterView) -> None:
 
 
 def rules_named(cluster: ClusterSpec, text: str) -> tuple[PortRule, ...]:
-    """The rules that `443`, `443/tcp`, `1000-1999/both` or `all` means; disabled ones have nothing to control.
+    """The rules that `443`, `443/tcp`, `1000-1999/both`, `10.77.0.25:80` or `all` means; disabled ones have nothing to
+    control.
 
     Raises:
         InputError: no rule of the cluster is meant.
@@ -140,12 +142,15 @@ def rules_named(cluster: ClusterSpec, text: str) -> tuple[PortRule, ...]:
 
 
 def _means(text: str, rule: PortRule) -> bool:
-    ports, _, protocol = text.partition("/")
-    if protocol and protocol != rule.protocol:
+    address, _, rest = text.rpartition(":")
+    ports, _, protocol = rest.partition("/")
+    if (protocol and protocol != rule.protocol) or (
+        address and not (rule.address and address == bracketed(rule.address))
+    ):
         return False
     if re.fullmatch(r"\d{1,5}", ports):
         return rule.first_port <= int(ports) <= rule.last_port
-    return text == "all" or ports == rule.title.partition("/")[0]
+    return text == "all" or ports == rule.ports
 
 
 # -- connections -------------------------------------------------------------------------------------------------------
@@ -180,15 +185,22 @@ def connections(guest: Guest, cluster: ClusterSpec) -> Connections:
     Raises:
         LabError: it can't be asked.
     """
-    address: IPv4Address = cluster.address.ip
     states = [word for state in _OPEN for word in ("state", state)]
-    listed = guest.succeed(["/usr/bin/ss", "-H", "-t", "-n", *states, "src", str(address)], within_s=20.0)
+    listed = guest.succeed(["/usr/bin/ss", "-H", "-t", "-n", *states, *_from(cluster)], within_s=20.0)
     found: dict[str, int] = {}
-    for local in re.findall(rf"{re.escape(str(address))}:(\d+)\s+\S+:\d+", listed):
-        rule = rule_for(cluster, int(local), RuleProtocol.TCP)
-        title = rule.title if rule else "default host"
-        found[title] = found.get(title, 0) + 1
+    for local, port in re.findall(r"(\S+):(\d+)\s+\S+:\d+", listed):
+        address = ip_address(local.strip("[]"))
+        if address in cluster.addresses:
+            rule = rule_for(cluster, int(port), RuleProtocol.TCP, address)
+            title = rule.title if rule else "default host"
+            found[title] = found.get(title, 0) + 1
     return Connections(found)
+
+
+def _from(cluster: ClusterSpec) -> list[str]:
+    """What ss takes for the connections whose own end is a virtual address."""
+    first, *more = (["src", bracketed(address)] for address in cluster.addresses)
+    return ["(", *first, *(word for one in more for word in ("or", *one)), ")"] if more else first
 
 
 def wait_drained(

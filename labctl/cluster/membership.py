@@ -10,7 +10,7 @@ from labctl.clock import Deadline, wait_until
 from labctl.cluster.advert import key_of
 from labctl.cluster.knowledge import Knowledge, Word, read_knowledge
 from labctl.cluster.ownership import buckets_owned, preferences_of_rule
-from labctl.cluster.render import member_files
+from labctl.cluster.render import leftovers, member_files, table_of
 from labctl.errors import CommandFailed, LabError
 from labctl.guest.agent import Guest
 from labctl.parallel import for_all
@@ -202,6 +202,7 @@ def join(guest: Guest, lab: LabSpec, node: NodeSpec) -> None:
     guest.write_files({path: (text.encode(), mode) for path, (text, mode) in files.items()})
     for path in sorted(p for p in files if "/boot.d/" in p):
         guest.succeed([path])
+    guest.succeed(["/bin/sh"], stdin=leftovers(lab, node).encode())
     if not beats:
         guest.succeed(["/usr/sbin/keepalived", "--config-test", "--use-file", KEEPALIVED])
         guest.succeed(["/usr/lib/labctl/service", "restart", "keepalived"])
@@ -226,7 +227,7 @@ def look(cluster: ClusterSpec, guests: Mapping[str, Callable[[], Guest]]) -> Clu
 
 
 def _ask(cluster: ClusterSpec, node: str, priority: int, guest: Callable[[], Guest]) -> MemberView:
-    command = ["/usr/sbin/nft", "list", "sets", "table", "ip", f"labctl_{cluster.name}"]
+    command = ["/usr/sbin/nft", "list", "sets", "table", *table_of(cluster).split()]
     try:
         listed = guest().succeed(command, within_s=20.0)
     except CommandFailed:

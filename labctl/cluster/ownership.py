@@ -7,10 +7,10 @@ list that serves, so that a member that dies loses its own buckets, evenly to th
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from ipaddress import IPv4Address
 
 from labctl.cluster.hashing import jhash, scaled
 from labctl.topology.spec import Affinity, ClusterSpec, Filtering, PortRule, RuleProtocol
+from labctl.topology.values import IPAddress
 
 __all__ = [
     "BUCKETS",
@@ -117,16 +117,25 @@ def _first(preference: Preference, serving: Collection[int]) -> int | None:
 # -- a single client ---------------------------------------------------------------------------------------------------
 
 
-def rule_for(cluster: ClusterSpec, port: int, protocol: RuleProtocol) -> PortRule | None:
-    """The rule that covers a port; None when the default host serves it."""
-    return next((rule for rule in cluster.port_rules if rule.covers(port, protocol)), None)
+def rule_for(cluster: ClusterSpec, port: int, protocol: RuleProtocol, to: IPAddress | None = None) -> PortRule | None:
+    """The rule that covers a port; None when the default host serves it.
+
+    Args:
+        to: the virtual address; the primary one when left out. Its own rules come before those for all.
+    """
+    covering = [rule for rule in cluster.port_rules if rule.covers(port, protocol)]
+    for address in (to or cluster.address.ip, None):
+        for rule in covering:
+            if rule.address == address:
+                return rule
+    return None
 
 
-def bucket_of(affinity: Affinity, source: IPv4Address, source_port: int) -> int:
+def bucket_of(affinity: Affinity, source: IPAddress, source_port: int) -> int:
     """A client's bucket, as nft's `jhash … mod 60` gives it.
 
     The hash runs over nft's registers: the address in network byte order, and with affinity none the source port in two
-    more bytes, padded to four.
+    more bytes, padded to four. A client's network is its /24, of IPv6 its /64.
     """
     match affinity:
         case Affinity.NONE:
@@ -134,11 +143,11 @@ def bucket_of(affinity: Affinity, source: IPv4Address, source_port: int) -> int:
         case Affinity.SINGLE:
             hashed = source.packed
         case Affinity.NETWORK:
-            hashed = source.packed[:3] + bytes(1)
+            hashed = source.packed[:3] + bytes(1) if source.version == 4 else source.packed[:8] + bytes(8)
     return scaled(jhash(hashed, SEED), BUCKETS)
 
 
-def preference_for(cluster: ClusterSpec, rule: PortRule | None, source: IPv4Address, source_port: int) -> Preference:
+def preference_for(cluster: ClusterSpec, rule: PortRule | None, source: IPAddress, source_port: int) -> Preference:
     """The members in the order in which they serve that client; empty when nobody does."""
     if rule is None:
         return default_host(cluster)
@@ -151,7 +160,7 @@ def preference_for(cluster: ClusterSpec, rule: PortRule | None, source: IPv4Addr
 def owner_of(
     cluster: ClusterSpec,
     rule: PortRule | None,
-    source: IPv4Address,
+    source: IPAddress,
     source_port: int,
     serving: Callable[[PortRule | None], Collection[int]],
 ) -> int | None:

@@ -60,7 +60,8 @@ def _node(drawing: Svg, node: NodeSpec, x: float, y: float, tall: float) -> None
 
 
 def _nic(nic: NicSpec) -> str:
-    more = f" +{len(nic.extra_addresses)}" if nic.extra_addresses else ""
+    extra = len(nic.extra_addresses) + len(nic.extra_addresses6)
+    more = f" +{extra}" if extra else ""
     return f"{nic.name} {nic.address.ip}{more}"
 
 
@@ -78,7 +79,8 @@ def _clusters(drawing: Svg, lab: LabSpec, top: float) -> None:
 
 
 def _address(cluster: ClusterSpec) -> str:
-    return f"{cluster.address.ip}, {cluster.mode}"
+    more = f" +{len(cluster.more_addresses)}" if cluster.more_addresses else ""
+    return f"{cluster.address.ip}{more}, {cluster.mode}"
 
 
 def mermaid(lab: LabSpec) -> str:

@@ -16,13 +16,13 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
 
 import pytest
 
 from labctl.cluster.advert import ADDRESSES
-from labctl.cluster.render import cluster_digest, member_files
+from labctl.cluster.render import cluster_digest, leftovers, member_files, table_of
 from labctl.topology.spec import (
     Accelerator,
     Affinity,
@@ -53,13 +53,20 @@ def lab(*clusters: ClusterSpec) -> LabSpec:
     """A lab of all the members, each with a NIC per cluster."""
     names = sorted({m.node for c in clusters for m in c.members})
     nodes = tuple(_node(number, name, clusters) for number, name in enumerate(names, 1))
-    networks = (NetworkSpec("lan", IPv4Network("10.77.0.0/16")),)
+    ipv6 = IPv6Network("fd00:77::/32") if any(c.addresses6 for c in clusters) else None
+    networks = (NetworkSpec("lan", IPv4Network("10.77.0.0/16"), ipv6),)
     return LabSpec("lab", "lab.test", "UTC", Accelerator.TCG, networks, nodes, clusters)
 
 
 def _node(number: int, name: str, clusters: tuple[ClusterSpec, ...]) -> NodeSpec:
     nics = tuple(
-        NicSpec(m.nic, "lan", f"52:54:00:00:{index:02x}:{number:02x}", IPv4Interface(f"10.77.{index}.{number}/16"))
+        NicSpec(
+            m.nic,
+            "lan",
+            f"52:54:00:00:{index:02x}:{number:02x}",
+            IPv4Interface(f"10.77.{index}.{number}/16"),
+            address6=IPv6Interface(f"fd00:77:{index}::{number:x}/32") if cluster.addresses6 else None,
+        )
         for index, cluster in enumerate(clusters)
         for m in cluster.members
         if m.node == name
@@ -73,12 +80,18 @@ def cluster(
     members: tuple[str, ...] = ("cas1", "cas2"),
     mode: ClusterMode = ClusterMode.UNICAST,
     number: int = 20,
+    more: tuple[str, ...] = (),
 ) -> ClusterSpec:
-    """A cluster whose members have the host IDs 1, 2, … and the NIC `cluster`, or one named after the cluster."""
+    """A cluster whose members have the host IDs 1, 2, … and the NIC `cluster`, or one named after the cluster.
+
+    Args:
+        more: virtual addresses beside 10.77.9.NUMBER.
+    """
     nic = "cluster" if name == "mail" else name
     specs = tuple(MemberSpec(node, priority, nic) for priority, node in enumerate(members, 1))
     address = IPv4Interface(f"10.77.9.{number}/16")
-    return ClusterSpec(name, "lan", address, f"{name}.lab.test", mode, Heartbeat(100, 5), specs, rules)
+    beside = tuple(IPv6Interface(f"{a}/32") if ":" in a else IPv4Interface(f"{a}/16") for a in more)
+    return ClusterSpec(name, "lan", address, f"{name}.lab.test", mode, Heartbeat(100, 5), specs, rules, beside)
 
 
 CASES: dict[str, LabSpec] = {
@@ -123,6 +136,20 @@ CASES: dict[str, LabSpec] = {
             PortRule(443, 443, TCP, MULTIPLE, health=HealthCheck("curl -fsS -o /dev/null https://localhost/", 2, 2, 2)),
         )
     ),
+    "two-addresses": lab(
+        cluster(HTTPS, PortRule(443, 443, TCP, DISABLED, address=IPv4Address("10.77.9.25")), more=("10.77.9.25",))
+    ),
+    "ipv6": lab(
+        cluster(
+            PortRule(80, 80, TCP, MULTIPLE, Affinity.NONE),
+            PortRule(443, 443, TCP, MULTIPLE),
+            PortRule(993, 993, TCP, MULTIPLE, Affinity.NETWORK),
+            PortRule(80, 80, TCP, SINGLE_HOST, handling=("cas2", "cas1"), address=IPv6Address("fd00:77::25")),
+            PortRule(443, 443, TCP, MULTIPLE, address=IPv6Address("fd00:77::25")),
+            more=("fd00:77::20", "10.77.9.25", "fd00:77::25"),
+        )
+    ),
+    "ipv6-multicast": lab(cluster(HTTPS, mode=ClusterMode.MULTICAST, more=("fd00:77::20",))),
     "two-clusters": lab(cluster(HTTPS), cluster(HTTPS, name="my-web", mode=ClusterMode.MULTICAST, number=30)),
 }
 
@@ -249,6 +276,34 @@ def test_loading_a_packet_filter_again_replaces_rules_and_keeps_who_is_alive(tmp
     assert "0x00000002 timeout 10m" in held
     assert held.count("counter packets 0 bytes 0 accept") == text.count("counter accept")
     assert not re.search(r"counter packets 0 bytes 0$", held, re.MULTILINE)
+
+
+@needs_nft
+@pytest.mark.parametrize(("was", "is_now"), [("ipv6", "unicast"), ("unicast", "ipv6"), ("ipv6", "two-addresses")])
+def test_what_another_form_of_a_cluster_has_left_is_taken_away_and_the_rest_stays(
+    was: str, is_now: str, tmp_path: Path
+) -> None:
+    before, after = (CASES[name].clusters[0] for name in (was, is_now))
+    had, has = ({f"{a}/{a.max_prefixlen}" for a in c.addresses} for c in (before, after))
+    script = tmp_path / "leftovers"
+    script.write_text(leftovers(CASES[is_now], CASES[is_now].nodes[0]))
+    (tmp_path / "now").write_text(_files(is_now)["/etc/labctl/cluster/mail.nft"][0])
+    added = "\n".join(f"ip address add {a} dev cluster{' nodad' * (':' in a)}" for a in sorted(had | has))
+    run = f"""
+        ip address add 10.77.0.1/16 dev cluster
+        {added}
+        nft --file FILE
+        nft --file {shlex.quote(str(tmp_path / "now"))}
+        sh {shlex.quote(str(script))}
+        sh {shlex.quote(str(script))}
+        ip -brief address show dev cluster scope global
+        nft list tables
+    """
+    said, held = _in_namespace(_files(was)["/etc/labctl/cluster/mail.nft"][0], ["cluster"], tmp_path, run)
+    assert said == ""
+    shown, *tables = held.splitlines()
+    assert set(shown.split()[2:]) == has | {"10.77.0.1/16"}
+    assert set(tables) == {f"table {table_of(after)}", "table netdev labctl_mail"}
 
 
 def _files(name: str) -> dict[str, tuple[str, int]]:

@@ -14,8 +14,9 @@ from ipaddress import IPv4Address
 from itertools import combinations
 
 import pytest
+from packets import Client, checksum
 from test_cluster_files import BOTH, DISABLED, MULTIPLE, SINGLE_HOST, UDP, cluster, lab
-from wire import VRRP, Client, Cluster, checksum
+from wire import VRRP, Cluster
 
 from labctl.cluster.ownership import owner_of, rule_for
 from labctl.topology.spec import Affinity, ClusterMode, LabSpec, PortRule

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from packets import Client
 from test_cluster_files import MULTIPLE, TCP, UDP, cluster, lab
 from test_cluster_on_wire import THREE, clients
-from wire import Client, Cluster, Connection, Member
+from wire import Cluster, Connection, Member
 
 from labctl.cluster.advert import PRIORITY
 from labctl.cluster.control import Control, orders
@@ -108,7 +109,7 @@ def test_a_dead_members_clients_are_reset_though_it_had_only_just_come_up_and_th
 
 def test_connections_that_were_opened_meanwhile_outlive_a_members_return(made: Cluster) -> None:
     made.dies(1)
-    made[1].nft(f"flush set ip {made[1].table} fresh")  # so that it is the return that counts
+    made[1].nft(f"flush set {made[1].table} fresh")  # so that it is the return that counts
     connections = connect_without(made, 1)
     made.beat()
     assert alive(made) == all_see(1, 2, 3)
@@ -119,7 +120,7 @@ def test_connections_outlive_the_return_of_a_member_that_does_not_know_that_it_w
     made.dies(1)
     connections = connect_without(made, 1)
     made[1].takes_for_alive(1, 2, 3)  # as when a guest was paused: no time has passed for it
-    made[1].nft(f"flush set ip {made[1].table} fresh")
+    made[1].nft(f"flush set {made[1].table} fresh")
     made.beat()
     made.beat()
     assert 1 in made[1].holds("fresh")
@@ -361,7 +362,7 @@ def test_a_member_with_other_rules_may_not_join_and_the_others_go_on(made: Clust
     assert made[3].holds("strangers") == {0, 1, 2}
     assert set(owners(made).values()) == {1, 2}
     made[3].load(made[1].spec)
-    made[3].nft(f"flush set ip {made[3].table} strangers")  # they are no more, before long
+    made[3].nft(f"flush set {made[3].table} strangers")  # they are no more, before long
     made.beat()
     assert alive(made) == all_see(1, 2, 3)
     assert owners(made) == before
@@ -370,7 +371,7 @@ def test_a_member_with_other_rules_may_not_join_and_the_others_go_on(made: Clust
 def test_a_member_without_its_packet_filter_is_out_and_keeps_nobody_else_out(made: Cluster) -> None:
     for host in (1, 2):
         made.dies(host)
-    made[1].nft(f"flush chain ip {made[1].table} output")
+    made[1].nft(f"flush chain {made[1].table} output")
     made.deliver(1, made[1].beat())
     assert made[2].holds("strangers") == set()
     made.deliver(2, made[2].beat())

@@ -9,21 +9,37 @@ import re
 import socket
 import struct
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+from packets import (
+    ACK,
+    ICMPV6,
+    PSH,
+    RST,
+    SYN,
+    Advertisement,
+    Client,
+    Segment,
+    advertisement,
+    datagram,
+    packet,
+    segment,
+    summed,
+    tcp,
+    version,
+)
+
 from labctl.cluster.advert import ADDRESSES
-from labctl.cluster.render import cluster_mac, member_files
+from labctl.cluster.render import cluster_mac, member_files, table_of
 from labctl.topology.spec import LabSpec, RuleProtocol
+from labctl.topology.values import IPAddress
 
-Client = tuple[str, int]  # address and port
-
-SYN, RST, PSH, ACK = 0x02, 0x04, 0x08, 0x10
 VRRP = 112
-ROUTER = "10.77.255.254"
+ROUTER, ROUTER6 = "10.77.255.254", "fd00:77:ffff::fffe"
 SOMEBODY = bytes.fromhex("525400ffffff")
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET of linux/sched.h
 _FORCE_BUFFER = 33  # SO_RCVBUFFORCE of asm-generic/socket.h
@@ -36,20 +52,11 @@ def _enter_namespace() -> None:
 
 @dataclass(frozen=True)
 class Ends:
-    """A connection's: the client, and the port of the virtual address."""
+    """A connection's: the client, and the virtual address with its port."""
 
     client: Client
     port: int
-
-
-@dataclass(frozen=True)
-class Segment:
-    """What a member has sent to a client by TCP."""
-
-    to: Client
-    port: int
-    flags: int
-    sequence: int
+    to: IPAddress
 
 
 class Member:
@@ -60,9 +67,9 @@ class Member:
         (self.cluster,) = spec.clusters
         self.me = next(m for m in self.cluster.members if m.node == name)
         self.address = self.node.nic(self.me.nic).address.ip
-        self.table = f"labctl_{self.cluster.name}"
+        self.table = table_of(self.cluster)
         self._thread = ThreadPoolExecutor(1, initializer=_enter_namespace)
-        self._services: dict[tuple[RuleProtocol, int], socket.socket] = {}
+        self._services: dict[tuple[RuleProtocol, int, IPAddress], socket.socket] = {}
         self._in(self._set_up)
 
     def _in(self, act: Callable[..., Any], *given: Any) -> Any:
@@ -75,18 +82,20 @@ class Member:
         self._thread.shutdown()
 
     def _set_up(self) -> None:
-        nic, vip = self.me.nic, self.cluster.address.ip
+        nic, mac = self.me.nic, self.node.nic(self.me.nic).mac
         for line in (
             "ip link set lo up",
-            f"ip link add {nic} type veth peer name cable",
+            f"ip link add {nic} address {mac} type veth peer name cable",
+            f"sysctl -q -w net.ipv6.conf.{nic}.accept_dad=0 net.ipv6.conf.cable.disable_ipv6=1",
             f"ip link set {nic} up",
             "ip link set cable up",
             f"ip address add {self.address}/32 dev {nic}",
-            f"ip address add {vip}/32 dev {nic}",
+            *(f"ip address add {vip}/32 dev {nic}" for vip in self.cluster.addresses4),
             # Clients are behind a router, so that nobody has to be asked for their MACs.
             f"ip neigh add {ROUTER} lladdr {SOMEBODY.hex(':')} dev {nic} nud permanent",
             f"ip route add default via {ROUTER} dev {nic} onlink",
             f"sysctl -q -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.{nic}.rp_filter=0",
+            *(self._ipv6(nic) if self.cluster.addresses6 else ()),
         ):
             subprocess.run(line.split(), check=True, capture_output=True)
         self._nft(self.rules)
@@ -95,6 +104,13 @@ class Member:
         self._cable.setsockopt(socket.SOL_SOCKET, _FORCE_BUFFER, 64 << 20)
         self._cable.bind(("cable", 0))
         self._cable.setblocking(False)
+
+    def _ipv6(self, nic: str) -> Iterator[str]:
+        yield f"ip address add {self.node.nic(nic).address6} dev {nic} nodad"
+        for vip in self.cluster.addresses6:
+            yield f"ip address add {vip}/128 dev {nic} nodad preferred_lft 0"
+        yield f"ip neigh add {ROUTER6} lladdr {SOMEBODY.hex(':')} dev {nic} nud permanent"
+        yield f"ip -6 route add default via {ROUTER6} dev {nic} onlink"
 
     @property
     def rules(self) -> str:
@@ -111,6 +127,12 @@ class Member:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def sh(self, script: str) -> str:
+        """Run a shell script in the member's namespace; returns what it said."""
+        done = self._in(lambda: subprocess.run(["sh", "-euc", script], text=True, capture_output=True, check=False))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def load(self, spec: LabSpec) -> None:
         """Load another rule file, as a member does whose topology has changed."""
         self.spec = spec
@@ -120,16 +142,16 @@ class Member:
     def takes_for_alive(self, *hosts: int) -> None:
         """Let these members, and nobody else, count as alive for long."""
         elements = ", ".join(f"{host} timeout 1h" for host in hosts)
-        self.nft(f"flush set ip {self.table} alive\nadd element ip {self.table} alive {{ {elements} }}")
+        self.nft(f"flush set {self.table} alive\nadd element {self.table} alive {{ {elements} }}")
 
     def holds(self, name: str) -> set[int]:
         """The elements of a set of marks."""
-        said = self.nft(f"list set ip {self.table} {name}")
+        said = self.nft(f"list set {self.table} {name}")
         return {int(e, 16) for e in re.findall(r"0x[0-9a-f]{8}", said)}
 
     def counted(self, chain: str) -> list[int]:
         """How many packets each counter of a chain has seen, in the chain's order."""
-        said = self.nft(f"list chain ip {self.table} {chain}")
+        said = self.nft(f"list chain {self.table} {chain}")
         return [int(n) for n in re.findall(r"counter packets (\d+)", said)]
 
     # -- frames ----------------------------------------------------------------------------------------------------
@@ -150,46 +172,56 @@ class Member:
                 found.append(frame)
 
     def serve(self, protocol: RuleProtocol, port: int) -> None:
-        """Have a service on a port of the virtual address."""
+        """Have a service on a port of each virtual address."""
 
-        def begin() -> socket.socket:
+        def begin(vip: IPAddress) -> socket.socket:
             kind = socket.SOCK_STREAM if protocol is RuleProtocol.TCP else socket.SOCK_DGRAM
-            service = socket.socket(socket.AF_INET, kind)
+            service = socket.socket(socket.AF_INET6 if vip.version == 6 else socket.AF_INET, kind)
             service.setsockopt(socket.SOL_SOCKET, _FORCE_BUFFER, 64 << 20)
             service.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            service.bind((str(self.cluster.address.ip), port))
+            service.bind((str(vip), port))
             if protocol is RuleProtocol.TCP:
                 service.listen(4096)
             service.setblocking(False)
             return service
 
-        self._services[protocol, port] = self._in(begin)
+        for vip in self.cluster.addresses:
+            self._services[protocol, port, vip] = self._in(begin, vip)
 
-    def accepted(self, port: int) -> list[Client]:
-        """Whose datagrams the service on a UDP port has got since this was asked last, one entry each."""
-        service, found = self._services[RuleProtocol.UDP, port], []
+    def accepted(self, port: int, to: IPAddress) -> list[Client]:
+        """Whose datagrams the service on a UDP port of a virtual address has got since this was asked last, one entry
+        each."""
+        service, found = self._services[RuleProtocol.UDP, port, to], []
         while True:
             try:
-                found.append(service.recvfrom(16)[1])
+                found.append(service.recvfrom(16)[1][:2])
             except BlockingIOError:
                 return found
 
     def segments(self) -> list[Segment]:
         """The TCP segments that the member has sent since its frames were asked for last."""
-        return [s for frame in self.sent() if (s := _segment(frame))]
+        return [s for frame in self.sent() if (s := segment(frame))]
 
     # -- what a client sends ---------------------------------------------------------------------------------------
 
-    def datagrams(self, clients: Iterable[Client], port: int) -> list[bytes]:
-        return [self._frame(17, source, _datagram(own, port)) for source, own in clients]
+    def datagrams(self, clients: Iterable[Client], port: int, to: IPAddress) -> list[bytes]:
+        return [self._frame(17, source, to, datagram((source, own), (str(to), port))) for source, own in clients]
 
     def segment_of(self, ends: Ends, flags: int, sequence: int, acknowledged: int = 0, data: bytes = b"") -> bytes:
-        (source, own), vip = ends.client, str(self.cluster.address.ip)
-        return self._frame(6, source, _tcp((source, own), (vip, ends.port), flags, sequence, acknowledged, data))
+        (source, own), there = ends.client, (str(ends.to), ends.port)
+        return self._frame(6, source, ends.to, tcp((source, own), there, flags, sequence, acknowledged, data))
 
-    def _frame(self, protocol: int, source: str, payload: bytes) -> bytes:
-        packet = _packet(protocol, source, str(self.cluster.address.ip), payload)
-        return bytes.fromhex(cluster_mac(self.cluster).replace(":", "")) + SOMEBODY + b"\x08\x00" + packet
+    def pings(self, source: str, to: IPAddress, said: bytes = b"") -> list[bytes]:
+        """The frames that the member sends when an ICMPv6 message, an echo request by default, comes to an address."""
+        self.sent()
+        message = said or struct.pack(">BBHHH", 128, 0, 0, 7, 1)
+        self.put([self._frame(ICMPV6, source, to, summed(ICMPV6, source, str(to), message, 2))])
+        return self.sent()
+
+    def _frame(self, protocol: int, source: str, to: IPAddress, payload: bytes) -> bytes:
+        kind = b"\x86\xdd" if to.version == 6 else b"\x08\x00"
+        mac = bytes.fromhex(cluster_mac(self.cluster).replace(":", ""))
+        return mac + SOMEBODY + kind + packet(protocol, source, str(to), payload)
 
     def asked_for(self, address: str) -> bytes | None:
         """The member's answer to an ARP request for an address, as a frame; None when it does not answer."""
@@ -198,6 +230,28 @@ class Member:
         self.sent()
         self.put([b"\xff" * 6 + SOMEBODY + b"\x08\x06" + struct.pack(">HHBBH", 1, 0x800, 6, 4, 1) + ends])
         return next((f for f in self.sent() if f[12:14] == b"\x08\x06" and f[20:22] == b"\x00\x02"), None)
+
+    def solicited(self, address: IPAddress) -> Advertisement | None:
+        """The member's answer to a neighbour solicitation for an IPv6 address; None when it does not answer."""
+        source, group = "fd00:77:200::1", IPv6Address(b"\xff\x02" + bytes(9) + b"\x01\xff" + address.packed[13:])
+        body = struct.pack(">BBHI", 135, 0, 0, 0) + address.packed + b"\x01\x01" + SOMEBODY
+        message = summed(ICMPV6, source, str(group), body, 2)
+        self.sent()
+        asked = packet(ICMPV6, source, str(group), message, hops=255)
+        self.put([b"\x33\x33" + group.packed[12:] + SOMEBODY + b"\x86\xdd" + asked])
+        return next((found for frame in self.sent() if (found := advertisement(frame))), None)
+
+    def asks_for(self, address: str, source: IPAddress) -> bytes:
+        """The frame with which the member asks for the MAC of an IPv6 address, to send there from one of its own."""
+        self.sent()
+
+        def speak() -> None:
+            with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as spoken:
+                spoken.bind((str(source), 0))
+                spoken.sendto(b"x", (address, 9))
+
+        self._in(speak)
+        return next(f for f in self.sent() if f[12:14] == b"\x86\xdd" and f[20] == ICMPV6 and f[54] == 135)
 
     # -- heartbeat -------------------------------------------------------------------------------------------------
 
@@ -250,23 +304,32 @@ class Cluster:
     def dies(self, host: int) -> None:
         """All members, itself included, have not heard it for so long that it is out."""
         for member in self.members.values():
-            member.nft(f"delete element ip {member.table} alive {{ {host} }}")
+            member.nft(f"delete element {member.table} alive {{ {host} }}")
 
-    def owners(self, clients: list[Client], port: int) -> dict[Client, list[int]]:
-        """Who has accepted each client's datagram, when every member gets every one of them."""
+    def owners(self, clients: list[Client], port: int, to: IPAddress | None = None) -> dict[Client, list[int]]:
+        """Who has accepted each client's datagram, when every member gets every one of them.
+
+        Args:
+            to: the virtual address; the first of the clients' kind when left out.
+        """
         found: dict[Client, list[int]] = {client: [] for client in clients}
+        to = to or self.meant(clients[0])
         for host, member in self.members.items():
-            member.put(member.datagrams(clients, port))
-            for client in member.accepted(port):
+            member.put(member.datagrams(clients, port, to))
+            for client in member.accepted(port, to):
                 found[client].append(host)
         return found
 
+    def meant(self, client: Client) -> IPAddress:
+        """The first virtual address that a client can send to."""
+        return next(a for a in next(iter(self.members.values())).cluster.addresses if a.version == version(client[0]))
+
 
 class Connection:
-    """A TCP connection to the virtual address; whatever the client sends reaches every member."""
+    """A TCP connection to a virtual address; whatever the client sends reaches every member."""
 
-    def __init__(self, made: Cluster, client: Client, port: int) -> None:
-        self._made, self._ends = made, Ends(client, port)
+    def __init__(self, made: Cluster, client: Client, port: int, to: IPAddress | None = None) -> None:
+        self._made, self._ends = made, Ends(client, port, to or made.meant(client))
         self._sequence = self._acknowledged = 1
         answers = self._put(SYN)
         assert [len(a) for a in answers.values()] == [1], f"{client}: {answers}"
@@ -290,40 +353,3 @@ class Connection:
             if found:
                 answers[host] = found
         return answers
-
-
-# -- packets -----------------------------------------------------------------------------------------------------------
-
-
-def checksum(data: bytes) -> int:
-    """Of the Internet (RFC 1071); 0 over data that has its own right one inside."""
-    padded = data + bytes(len(data) % 2)
-    total = sum(struct.unpack(f">{len(padded) // 2}H", padded))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
-
-
-def _packet(protocol: int, source: str, to: str, payload: bytes) -> bytes:
-    ends = IPv4Address(source).packed + IPv4Address(to).packed
-    head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0) + ends
-    return head[:10] + struct.pack(">H", checksum(head)) + head[12:] + payload
-
-
-def _datagram(own_port: int, port: int) -> bytes:
-    return struct.pack(">HHHH", own_port, port, 9, 0) + b"x"
-
-
-def _tcp(source: Client, to: Client, flags: int, sequence: int, acknowledged: int, data: bytes) -> bytes:
-    head = struct.pack(">HHIIBBHHH", source[1], to[1], sequence, acknowledged, 0x50, flags, 8192, 0, 0)
-    ends = IPv4Address(source[0]).packed + IPv4Address(to[0]).packed
-    pseudo = ends + struct.pack(">BBH", 0, 6, len(head) + len(data))
-    return head[:16] + struct.pack(">H", checksum(pseudo + head + data)) + head[18:] + data
-
-
-def _segment(frame: bytes) -> Segment | None:
-    if frame[12:14] != b"\x08\x00" or frame[23] != 6:
-        return None
-    at = 14 + (frame[14] & 15) * 4
-    port, to_port, sequence = struct.unpack(">HHI", frame[at : at + 8])
-    return Segment((str(IPv4Address(frame[30:34])), to_port), port, frame[at + 13], sequence)

@@ -69,6 +69,7 @@ def test_a_member_gets_its_files_runs_its_boot_step_and_starts_its_heartbeat(mem
     commands = [argv for argv in inside.ran if argv[0] not in {"/bin/rm", "/bin/tar", "/bin/sh"}]
     assert commands[0] == ["/etc/labctl/boot.d/20-cluster-web"]
     assert commands[-1] == ["/usr/lib/labctl/service", "restart", "keepalived"]
+    assert inside.ran.index(["/bin/sh"]) > inside.ran.index(commands[0])  # what it was before is taken away after that
 
 
 def test_a_heartbeat_that_would_be_the_same_goes_on(members: Members) -> None:
