@@ -12,6 +12,7 @@ from labctl.clock import Deadline
 from labctl.errors import DeadlineExceeded, HypervisorError, LabError
 from labctl.guest.agent import Guest
 from labctl.guest.specialise import specialise
+from labctl.handover import handed_over, keep_for_successor, nothing_more_to_hand_over
 from labctl.inventory import Stage
 from labctl.machines import Machine, fork
 from labctl.plan import Action, Plan, Verb
@@ -33,6 +34,7 @@ def apply(plan: Plan, workshop: Workshop) -> None:
             a failed one are finished all the same, so that the next `up` has less to do.
     """
     builder = Builder(workshop, plan)
+    builder.hand_over()
     builder.unready()
     shared = [a for a in plan.actions if not a.node or a.verb in {Verb.REMOVE_NODE, Verb.REMOVE_VOLUME}]
     for action in shared:
@@ -44,6 +46,7 @@ def apply(plan: Plan, workshop: Workshop) -> None:
     failures = _side_by_side(builder)
     if failures:
         raise _causes(failures)
+    nothing_more_to_hand_over(workshop.hypervisor, workshop.lab.name)
 
 
 def _side_by_side(builder: Builder) -> list[BaseException]:
@@ -106,6 +109,25 @@ class Builder:
         """Begin no further action; what is under way goes on."""
         self._stop.set()
 
+    def hand_over(self) -> None:
+        """Keep what the successors of nodes that will go have to have, while those can still be asked."""
+        gone = {a.node for a in self._plan.actions if a.verb is Verb.REMOVE_NODE}
+        for node in (n for n in self.lab.nodes if n.name in gone):
+            paths = {old: new for role in node.roles for old, new in self._roles[role].hands_over.items()}
+            domain = self._shop.hypervisor.domain(self._domain(node.name))
+            # One that never was ready has nothing of its own, and what its predecessor handed over is kept for it.
+            if paths and domain and domain.mark and domain.mark.stage is Stage.READY:
+                self._hand_over(node.name, paths)
+
+    def _hand_over(self, node: str, paths: Mapping[str, str]) -> None:
+        shop, guest = self._shop, self._shop.guest(node)
+        try:
+            files = {new: guest.read_file(old) for old, new in paths.items()}
+        except LabError as failure:
+            shop.progress.note(f"{node}: {', '.join(paths)} can't be handed over to its successor: {failure}")
+        else:
+            keep_for_successor(shop.hypervisor, shop.lab.name, node, files)
+
     def unready(self) -> None:
         """Take the nodes whose roles will be applied again for unfinished, so that a crash makes nobody forget it."""
         for node in self._applied:
@@ -138,6 +160,8 @@ class Builder:
             for action in self._plan.of_node(node.name):
                 if action.verb not in {Verb.REMOVE_NODE, Verb.REMOVE_VOLUME}:
                     self.do(action)
+            if node.name not in self._applied:
+                self._take_over(node)
             for role in node.roles:
                 self._publish(node.name, role)
         except BaseException as failure:
@@ -182,6 +206,13 @@ class Builder:
         for volume in shop.hypervisor.volumes():
             if volume.name.startswith(prefix) and volume.name not in of_the_lab_itself(shop.lab.name):
                 shop.hypervisor.remove_volume(volume.name)
+
+    def _take_over(self, node: NodeSpec) -> None:
+        """Give a node that begins with its roles applied what its predecessor handed over."""
+        shop, guest = self._shop, self._shop.guest(node.name)
+        files = handed_over(shop.hypervisor, shop.lab.name, node.name)
+        for role in (r for r in node.roles if files.keys() & self._roles[r].hands_over.values()):
+            self._apply_role(guest, render_role(self._roles[role], shop.lab, node, shop.secrets))
 
     def _remove_volume(self, action: Action) -> None:
         self._shop.hypervisor.remove_volume(action.target)
@@ -273,7 +304,9 @@ class Builder:
     def _apply_role(self, guest: Guest, role: RenderedRole) -> None:
         deadline = Deadline.within(self._shop.bounds.role_s)
         script = f"/etc/labctl/roles/{role.name}"  # stays in the guest, to be read and run again by hand
-        guest.write_files({**role.files, script: (role.script.encode(), 0o700)})
+        given = handed_over(self._shop.hypervisor, self.lab.name, guest.name)
+        mine = {path: (given[path], 0o600) for path in self._roles[role.name].hands_over.values() if path in given}
+        guest.write_files({**role.files, **mine, script: (role.script.encode(), 0o700)})
         guest.succeed([script], within_s=deadline.left_s)
         wait_ready(guest, role.name, role.ready, deadline, self._shop.progress.note)
 

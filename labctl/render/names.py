@@ -11,6 +11,7 @@ __all__ = [
     "bridge_name",
     "console_log_name",
     "domain_name",
+    "handover_name",
     "network_name",
     "of_the_lab_itself",
     "overlay_name",
@@ -63,6 +64,11 @@ def secrets_name(lab: str) -> str:
     return f"lab.{lab}.secrets.json"
 
 
+def handover_name(lab: str) -> str:
+    """The volume that keeps what nodes hand over to the machines that take their place."""
+    return f"lab.{lab}.handover.json"
+
+
 def of_the_lab_itself(lab: str) -> frozenset[str]:
     """The lab's volumes that are no node's, whatever its nodes are called."""
-    return frozenset({record_name(lab), secrets_name(lab)})
+    return frozenset({record_name(lab), secrets_name(lab), handover_name(lab)})

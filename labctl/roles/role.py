@@ -9,6 +9,7 @@ A role folder holds `role.yaml`:
     names: [label, …]        names under the lab's domain at which clients reach it, besides its nodes' and clusters'
     secrets: {name: kind}    what it needs that nobody must know (`labctl.secrets.SecretKind`)
     files: {path in the guest: {template: file, mode: "0644"}}
+    hands_over: {path: path} files for the next machine, by their path on the last one; the script takes them in
     script: file             rendered and run after the files are there; running it twice changes nothing
     ready: [{what, command}] shell commands that end with 0 when the role serves
 
@@ -72,6 +73,7 @@ class Role:
     companions: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     secrets: Mapping[str, SecretKind] = field(default_factory=dict)
+    hands_over: Mapping[str, str] = field(default_factory=dict)
 
     def after(self, lab: LabSpec) -> tuple[str, ...]:
         """The roles that must be ready in `lab` before this one is applied."""
@@ -112,6 +114,7 @@ def load_role(name: str) -> Role:
         companions=tuple(raw.get("with", ())),
         names=tuple(raw.get("names", ())),
         secrets={key: SecretKind(kind) for key, kind in raw.get("secrets", {}).items()},
+        hands_over=raw.get("hands_over", {}),
     )
 
 

@@ -18,7 +18,7 @@ from labctl.guest.agent import Guest
 from labctl.hypervisor.fake import FakeHypervisor
 from labctl.inventory import DomainState, Inventory, Mark, Stage
 from labctl.plan import Plan, plan_up
-from labctl.render.names import domain_name, record_name
+from labctl.render.names import domain_name, handover_name, record_name
 from labctl.render.xml import base_xml
 from labctl.secrets import Secrets
 from labctl.topology.spec import LabSpec, NodeSpec
@@ -455,3 +455,46 @@ def test_a_node_that_is_made_anew_takes_its_old_logs_along_but_not_the_labs_reco
     site.apply()
     left = [v.name for v in site.hypervisor.volumes() if v.lab]
     assert left == ["lab.lab.topology.json", "lab.lab.topology.qcow2"]
+
+
+# -- what goes over to the next machine --------------------------------------------------------------------------------
+
+LIST, HANDED_OVER = "/var/lib/labctl-ca/certificates.db", "/var/lib/labctl-ca/handed-over.db"
+
+
+def made_anew(site: Site) -> None:
+    """The authority's machine no longer fits what it is to be made from."""
+    site.hypervisor.mark_domain("lab.dc", Mark("lab", "dc", "other", Stage.READY))
+    site.apply()
+
+
+def test_a_node_that_is_made_anew_gets_what_its_predecessor_hands_over() -> None:
+    site = authority_and_member()
+    site.apply()
+    site.inside["dc"].files[LIST] = b"issued"
+    made_anew(site)
+    assert site.inside["dc"].files[HANDED_OVER] == b"issued"
+    assert site.ran("dc") == ["certificate-authority"] * 2
+    assert site.hypervisor.volume(handover_name("lab")) is None
+
+
+def test_what_is_handed_over_outlives_an_interruption() -> None:
+    site = authority_and_member()
+    site.apply()
+    site.inside["dc"].files[LIST] = b"issued"
+    site.role_fails("dc", "certificate-authority")
+    with pytest.raises(CommandFailed, match=ROLE_FAILED):
+        made_anew(site)
+    site.inside["dc"].files[LIST] = b"of the machine that never was ready"
+    site.inside["dc"].files.pop(HANDED_OVER)
+    site.inside["dc"].says("/etc/labctl/roles/certificate-authority")
+    site.apply()
+    assert site.inside["dc"].files[HANDED_OVER] == b"issued"
+
+
+def test_what_cant_be_handed_over_is_told() -> None:
+    site = authority_and_member()
+    site.apply()
+    made_anew(site)
+    assert any(f"dc: {LIST} can't be handed over to its successor: " in line for line in site.heard.lines)
+    assert HANDED_OVER not in site.inside["dc"].files
