@@ -35,7 +35,7 @@ def test_the_names_for_mail_are_the_virtual_address(lab, client):
         ("SRV", "_kerberos._udp", "0 100 88 {directory}."),
         ("SRV", "_ldap._tcp", "0 100 389 {directory}."),
         ("SRV", "_autodiscover._tcp", "0 100 443 autodiscover.{domain}."),
-        ("SRV", "_submission._tcp", "0 100 587 {hub}."),
+        ("SRV", "_submission._tcp", "0 100 587 mail.{domain}."),
         ("MX", "", "10 {hub}."),
     ],
 )
