@@ -18,7 +18,7 @@ from labctl.topology.check_clusters import (
 )
 from labctl.topology.check_names import check_domain, check_fqdns, check_names
 from labctl.topology.check_networks import check_addresses, check_macs, check_network_names, check_subnets
-from labctl.topology.check_nodes import check_images, check_nics, check_required_roles, check_roles
+from labctl.topology.check_nodes import check_images, check_nics, check_required_roles, check_roles, check_session
 from labctl.topology.check_port_rules import (
     check_overlaps,
     check_rule_addresses,
@@ -41,6 +41,7 @@ CHECKS = (
     check_macs,
     check_nics,
     check_virtual_addresses,
+    check_session,
     check_members,
     check_member_nics,
     check_priorities,

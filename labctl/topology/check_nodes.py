@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from labctl.topology.catalogue import Catalogue
 from labctl.topology.finding import Finding, KeyPath
 from labctl.topology.model import Topology
+from labctl.topology.spec import WEBMAIL_ROLE, Session
 
-__all__ = ["check_images", "check_nics", "check_required_roles", "check_roles"]
+__all__ = ["check_images", "check_nics", "check_required_roles", "check_roles", "check_session"]
 
 
 def check_nics(topology: Topology) -> Iterator[Finding]:
@@ -67,3 +68,11 @@ def check_required_roles(topology: Topology, catalogue: Catalogue) -> Iterator[F
                 if required not in provided:
                     says = f"{role} requires the role {required}; expected it on some node of the lab"
                     yield Finding(("nodes", name, "roles", index), says, needs=(("nodes",),))
+
+
+def check_session(topology: Topology) -> Iterator[Finding]:
+    """Sessions are shared only where somebody has any."""
+    webmail = any(WEBMAIL_ROLE in node.roles for node in topology.nodes.values())
+    if topology.session is Session.SHARED and not webmail:
+        says = f"is shared, and no node has the role {WEBMAIL_ROLE}, whose sessions it is about"
+        yield Finding(("session",), says, needs=(("nodes",),))

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from labctl.topology.spec import Affinity, ClusterMode, Filtering, RuleProtocol
+from labctl.topology.spec import Affinity, ClusterMode, Filtering, RuleProtocol, Session
 from labctl.topology.values import (
     LABEL,
     Address,
@@ -282,6 +282,11 @@ class Topology(_Strict):
     domain: str = Field(description="DNS domain of the lab, reserved for such use: one that ends in .test, for example")
     image: str = Field(default="debian-13", description="the parent disk of nodes that name none: a folder of images/")
     time_zone: TimeZone = Field(default="UTC", description="time zone of all nodes, such as Europe/Berlin")
+    session: Annotated[Session, BeforeValidator(one_of(Session))] = Field(
+        default=Session.LOCAL,
+        description="where webmail sessions are: local = in the memory of the server that began one, and gone with it, "
+        "as in 2007; shared = in the servers' common database, so that it goes on at another one",
+    )
     networks: Mapping[str, Network] = Field(
         json_schema_extra={**keys_are_names(32), "minProperties": 1}, description="the isolated networks by name"
     )

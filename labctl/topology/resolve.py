@@ -71,6 +71,7 @@ def resolve(
         clusters=tuple(_cluster(name, cluster, topology, accelerator) for name, cluster in topology.clusters.items()),
         users=tuple(_user(name, user) for name, user in topology.users.items()),
         groups=tuple(GroupSpec(name, group.members) for name, group in topology.groups.items()),
+        session=topology.session,
     )
 
 

@@ -19,6 +19,7 @@ from labctl.topology.values import IPAddress
 __all__ = [
     "AUTHORITY_ROLE",
     "DIRECTORY_ROLE",
+    "WEBMAIL_ROLE",
     "Accelerator",
     "Affinity",
     "ClusterMode",
@@ -34,6 +35,7 @@ __all__ = [
     "NodeSpec",
     "PortRule",
     "RuleProtocol",
+    "Session",
     "UserSpec",
     "bracketed",
     "digest_of",
@@ -47,6 +49,7 @@ _LATER = {"later": True}
 stays what it is."""
 
 DIRECTORY_ROLE, AUTHORITY_ROLE = "domain-controller", "certificate-authority"
+WEBMAIL_ROLE = "client-access"
 
 
 class Accelerator(StrEnum):
@@ -62,6 +65,13 @@ class ClusterMode(StrEnum):
     UNICAST = "unicast"
     MULTICAST = "multicast"
     IGMP = "igmp"
+
+
+class Session(StrEnum):
+    """Where a webmail session is: with the server that began it, or with all of them."""
+
+    LOCAL = "local"
+    SHARED = "shared"
 
 
 class RuleProtocol(StrEnum):
@@ -294,6 +304,7 @@ class LabSpec:
         name: of this lab on its hypervisor; part of the name of everything it owns.
         domain: DNS domain of the nodes' names.
         time_zone: of all nodes, as in zoneinfo.
+        session: of webmail; a local one ends with the server that began it.
     """
 
     name: str
@@ -305,6 +316,7 @@ class LabSpec:
     clusters: tuple[ClusterSpec, ...]
     users: tuple[UserSpec, ...] = ()
     groups: tuple[GroupSpec, ...] = ()
+    session: Session = Session.LOCAL
 
     def node(self, name: str) -> NodeSpec:
         """The node of that name; KeyError if there is none."""

@@ -129,10 +129,59 @@ def test_thunderbird_finds_the_same_servers(client, via, access):
     assert re.findall(r"<hostname>(.*?)</hostname>", said) == [access, access, access]
 
 
-def test_a_webmail_session_goes_on_at_another_member(lab, client, access, user):
-    """Sessions are in the database that the members share, so whoever loses his member need not log in again."""
+def test_a_webmail_session_is_with_the_member_that_began_it_and_with_no_other(lab, client, access, user):
     first, second = (straight_to(lab.spec.node(m.node)) for m in lab.cluster("mail").members)
     browser = Browser(client, access, "bob")
     browser.log_in(user("bob").password, first)
     assert browser.inbox(first)
-    assert browser.inbox(second)
+    assert browser.inbox(second) is None
+
+
+MEETING = """BEGIN:VCALENDAR
+VERSION:2.0
+PRODID:-//labctl//EN
+BEGIN:VEVENT
+UID:{uid}
+DTSTAMP:20300107T000000Z
+DTSTART:{day}T090000Z
+DTEND:{day}T103000Z
+SUMMARY:private matter
+END:VEVENT
+END:VCALENDAR
+"""
+WHEN_FREE = """BEGIN:VCALENDAR
+VERSION:2.0
+PRODID:-//labctl//EN
+METHOD:REQUEST
+BEGIN:VFREEBUSY
+UID:{uid}-asked
+DTSTAMP:20300107T000000Z
+DTSTART:{day}T000000Z
+DTEND:{day}T235900Z
+ORGANIZER:mailto:{asks}
+ATTENDEE:mailto:{asked}
+END:VFREEBUSY
+END:VCALENDAR
+"""
+
+
+def test_a_meeting_in_one_users_calendar_shows_him_busy_to_another_and_not_why(client, access, user):
+    """As a calendar program asks (RFC 6638, 5): by a request to its own outbox, which is the user's calendar."""
+    alice, bob = user("alice"), user("bob")
+    now_s = client.clock_ns() // 10**9
+    uid, day = f"labctl-{now_s}", f"2030{now_s % 12 + 1:02d}{now_s // 12 % 28 + 1:02d}"
+
+    def calendar(who, method, path, text, *more):
+        sent = ["-u", f"{who.name}:{who.password}", "-X", method, "-H", "Content-Type: text/calendar", *more]
+        return curl(client, [], f"https://{access}/SOGo/dav/{who.name}/Calendar/{path}", *sent, "--data-binary", text)
+
+    asked = WHEN_FREE.format(uid=uid, day=day, asks=bob.address, asked=alice.address).replace("\n", "\r\n")
+    parties = ["-H", f"Originator: mailto:{bob.address}", "-H", f"Recipient: mailto:{alice.address}"]
+    calendar(alice, "PUT", f"personal/{uid}.ics", MEETING.format(uid=uid, day=day).replace("\n", "\r\n"))
+    try:
+        said = calendar(bob, "POST", "personal/", asked, *parties)
+        assert re.search(rf"FREEBUSY;(FBTYPE=BUSY[^:]*):{day}T090000Z/{day}T103000Z", said), said
+        assert "private matter" not in said
+    finally:
+        calendar(alice, "DELETE", f"personal/{uid}.ics", "")
+    assert f"{day}T090000Z" not in calendar(bob, "POST", "personal/", asked, *parties)
