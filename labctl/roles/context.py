@@ -3,6 +3,7 @@
 lab, node               the whole lab, and the node that the role is rendered for
 names                   what clients call the node's service, the most public name first; its certificate's names
 names_of(role)          the names under the domain at which clients reach a role, with the addresses behind each
+in_turns                names that clients find at several addresses, one after the other
 provider(role)          the first node that has a role; StopIteration is an error of the topology
 providers(role)         all nodes that have it
 secrets                 by role and name
@@ -13,7 +14,7 @@ accounts                all of those, with their passwords
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from labctl.secrets import SecretKind, Secrets
@@ -47,7 +48,10 @@ def context_of(lab: LabSpec, node: NodeSpec, library: Mapping[str, Needs], secre
         "lab": lab,
         "node": node,
         "names": names_of_node(lab, node, library),
-        "names_of": lambda role: {f"{label}.{lab.domain}": reached_at(lab, role) for label in library[role].names},
+        "names_of": lambda role: _names_of(lab, role, library),
+        "in_turns": [
+            name for role in library for name, found in _names_of(lab, role, library).items() if _several(found)
+        ],
         "provider": lambda role: next(n for n in lab.nodes if role in n.roles),
         "providers": lambda role: [n for n in lab.nodes if role in n.roles],
         "roles": library,
@@ -56,6 +60,19 @@ def context_of(lab: LabSpec, node: NodeSpec, library: Mapping[str, Needs], secre
         "account": account_name,
         "accounts": lambda: dict(_accounts(library, secrets)),
     }
+
+
+def _names_of(lab: LabSpec, role: str, library: Mapping[str, Needs]) -> dict[str, list[IPAddress]]:
+    """The names under the domain at which clients reach a role; one that is a cluster's has its addresses alone."""
+    clusters = {c.fqdn: list(c.addresses) for c in lab.clusters}
+    names = [f"{label}.{lab.domain}" for label in library[role].names]
+    return {name: clusters.get(name) or reached_at(lab, role) for name in names}
+
+
+def _several(addresses: Iterable[IPAddress]) -> bool:
+    """Whether a client that knows one kind of address has a choice."""
+    kinds = [address.version for address in addresses]
+    return len(kinds) > len(set(kinds))
 
 
 def names_of_node(lab: LabSpec, node: NodeSpec, library: Mapping[str, Needs]) -> list[str]:
