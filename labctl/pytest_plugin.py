@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from labctl.guest.agent import Guest
     from labctl.history import HistoryWriter
     from labctl.lab import Lab
-    from labctl.probes.probe import Probe, RunningProbe
+    from labctl.probes.probe import RunningProbe
+    from labctl.secrets import Secrets
 
 _HISTORIES = pytest.StashKey[list[str]]()
 _KEPT = pytest.StashKey[list[str]]()
@@ -136,6 +137,14 @@ def cluster(lab: Lab) -> Iterator[Cluster]:
 
 
 @pytest.fixture
+def secrets(lab: Lab) -> Secrets:
+    """The lab's passwords and keys: `secrets.users["alice"]`."""
+    from labctl.vault import load_secrets
+
+    return load_secrets(lab.hypervisor, lab.name)
+
+
+@pytest.fixture
 def evidence_dir(request: pytest.FixtureRequest) -> Path:
     """Where this test leaves what one needs to understand it."""
     return _evidence_dir(request.node)
@@ -165,11 +174,11 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 
 
 @pytest.fixture
-def probe(client: Guest, history: HistoryWriter) -> Callable[[Probe], AbstractContextManager[RunningProbe]]:
-    """Runs a probe in the client guest for the length of a `with` block."""
+def probe(client: Guest, history: HistoryWriter) -> Callable[..., AbstractContextManager[RunningProbe]]:
+    """Runs a probe, or several, in the client guest for the length of a `with` block."""
     from labctl.probes.probe import RunningProbe
 
-    return lambda spec: RunningProbe(spec, client, history)
+    return lambda *specs: RunningProbe(specs, client, history)
 
 
 @pytest.fixture

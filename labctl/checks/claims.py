@@ -10,14 +10,16 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from labctl.checks.connections import answered_once, answered_twice_until, connections_kept
+from labctl.checks.connections import answered_once, answered_twice_until, connections_kept, sessions_kept
 from labctl.checks.faults import fault_confirmed, heal_confirmed
 from labctl.checks.machines import machines_lived
+from labctl.checks.mail import mail_read_once
 from labctl.checks.members import affinity_kept, members_agree, members_answer, members_stay
 from labctl.checks.sampling import sampler_healthy
 from labctl.checks.service import interrupted_at_most, no_failures, nobody_serves, recovers_within
 from labctl.checks.steady import only_affected, recovers_unaided, steady_state_restored
 from labctl.checks.verdict import Finding, Verdict, judge
+from labctl.checks.waiting import nobody_waits
 from labctl.errors import InputError
 from labctl.history import ClaimEvent, FaultPhase, History, HistoryWriter, MachineEvent, SamplerEvent, SamplerKind
 
@@ -34,15 +36,18 @@ CHECKS: Mapping[str, Callable[..., Finding]] = {
         heal_confirmed,
         interrupted_at_most,
         machines_lived,
+        mail_read_once,
         members_agree,
         members_answer,
         members_stay,
         no_failures,
         nobody_serves,
+        nobody_waits,
         only_affected,
         recovers_unaided,
         recovers_within,
         sampler_healthy,
+        sessions_kept,
         steady_state_restored,
     )
 }

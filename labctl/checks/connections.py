@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from labctl.checks.faults import fault_confirmed, injection, phase_after
 from labctl.checks.sampling import SamplerLimits, sampler_trouble, sources_of
 from labctl.checks.verdict import Figure, Finding, Result
-from labctl.history import FaultPhase, History, Window
+from labctl.history import FaultPhase, History, Outcome, Window
 
-__all__ = ["answered_once", "answered_twice_until", "connections_kept"]
+__all__ = ["answered_once", "answered_twice_until", "connections_kept", "sessions_kept"]
 
 
 def connections_kept(
@@ -40,6 +40,33 @@ def connections_kept(
     if broken:
         return Finding(check, Result.FAIL, f"{len(broken)} connections broke, the first that of {broken[0]}", figures)
     return Finding(check, Result.PASS, f"{len(group)} connections lasted", figures)
+
+
+def sessions_kept(
+    history: History,
+    probe: str,
+    sources: Sequence[str] | None = None,
+    *,
+    window: Window | None = None,
+    limits: SamplerLimits | None = None,
+) -> Finding:
+    """Whether no server forgot a session that a client had; requests may fail for other reasons."""
+    span = window or Window()
+    apart = history.by_source(probe, sources_of(history, probe, sources), span)
+    lost = [s for samples in apart.values() for s in samples if s.outcome is Outcome.LOST]
+    having = [source for source, samples in apart.items() if any(s.good and s.connection for s in samples)]
+    figures = (Figure("sessions", len(having), "sessions"), Figure("lost", len(lost), "sessions"))
+    check = f"{probe}: the sessions of {len(apart)} clients are known to whoever answers"
+    if lost:
+        first = min(lost, key=lambda s: s.at_s)
+        reason = f"{len(lost)} lost; the first at {first.at_s:.3f} s, that of {first.source}: {first.detail}"
+        return Finding(check, Result.FAIL, reason, figures)
+    trouble = sampler_trouble(history, probe, span, limits or SamplerLimits())
+    if not trouble and len(having) < max(1, len(apart)):
+        trouble = f"{len(apart) - len(having)} of {len(apart)} clients had no session"
+    if trouble:
+        return Finding(check, Result.INCONCLUSIVE, trouble, figures)
+    return Finding(check, Result.PASS, f"{len(having)} sessions were never lost", figures)
 
 
 def answered_once(

@@ -15,19 +15,18 @@ are in the order in which labctl learned of them, which for samples is later tha
     machine      MachineEvent     who watches the machines
     claim        ClaimEvent       who judges the history, so that it can be judged again
     test         TestEvent        the pytest plugin, at the end of the test that made the history
+    mailbox      MailboxEvent     who reads a mailbox at the end
+    journal      JournalEvent     who reads the guests' journals at the end
+    readiness    ReadinessEvent   who watches whether the roles serve
     note         Note             anyone, for the reader at night
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -36,22 +35,25 @@ __all__ = [
     "Event",
     "FaultEvent",
     "FaultPhase",
+    "JournalEvent",
     "LabEvent",
     "MachineEvent",
+    "MailboxEvent",
     "MembershipEvent",
     "Note",
     "Opened",
     "Outcome",
+    "ReadinessEvent",
     "Sample",
     "SamplerEvent",
     "SamplerKind",
     "TestEvent",
     "Window",
-    "from_line",
-    "to_line",
 ]
 
-SCHEMA_VERSION = 3  # 2: lab, machine, claim; a sample's connection and answers; 3: test
+# 2: lab, machine, claim; a sample's connection and answers
+# 3: test, mailbox, journal, readiness; a sample's mail, and the outcome lost
+SCHEMA_VERSION = 3
 
 
 class Outcome(StrEnum):
@@ -62,6 +64,7 @@ class Outcome(StrEnum):
     RESET = "reset"  # it was broken off before the answer was complete
     TIMEOUT = "timeout"  # no complete answer within the probe's timeout
     UNREACHABLE = "unreachable"  # no route, or nobody answers ARP
+    LOST = "lost"  # the server does not know the session any more that this client had
     WRONG = "wrong"  # an answer that is not what was expected: body, status, certificate
     ERROR = "error"  # the probe itself could not make the request; says nothing about the service
 
@@ -126,8 +129,10 @@ class Sample:
         member: who answered, as the answer says; None when it does not say.
         number: of the request in the probe's plan, from 0 without gaps.
         late_s: how long after it was due it was started.
-        connection: of a probe that keeps its connections, which of the source's carried it, from 1; else 0.
+        connection: of a probe that keeps connections or sessions, which of the source's carried it, from 1; else 0.
         answers: how many came; more than one when several members answered.
+        mail: of a probe that sends mail, the id of the one that was handed over to its end: accepted if the outcome is
+            ok, else nobody knows. Empty when it did not come to that, or the server refused it.
     """
 
     at_s: float
@@ -143,6 +148,7 @@ class Sample:
     late_s: float = 0.0
     connection: int = 0
     answers: int = 1
+    mail: str = ""
 
     @property
     def good(self) -> bool:
@@ -288,6 +294,57 @@ class TestEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalEvent:
+    """A line of a guest's journal.
+
+    Attributes:
+        source: who wrote it, as journald names it.
+        priority: of syslog, from 0 (emergency) to 7 (debug).
+        error_s: how far `at_s` may be off.
+    """
+
+    at_s: float
+    node: str
+    source: str
+    text: str
+    priority: int = 6
+    error_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadinessEvent:
+    """A check of a role passes, or does not, other than before.
+
+    Attributes:
+        check: what it looks at, in words; empty when it is the whole node that is away.
+        detail: why it does not pass.
+    """
+
+    at_s: float
+    node: str
+    role: str
+    check: str
+    ready: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxEvent:
+    """What a user found in his mailbox, all of it.
+
+    Attributes:
+        user: who looked.
+        mails: the ids of probes' mails in the order in which they lie there; one that is there twice comes twice.
+        others: how many other mails are there.
+    """
+
+    at_s: float
+    user: str
+    mails: tuple[str, ...]
+    others: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something that a reader will want to know."""
 
@@ -306,65 +363,8 @@ Event = (
     | MachineEvent
     | ClaimEvent
     | TestEvent
+    | MailboxEvent
+    | JournalEvent
+    | ReadinessEvent
     | Note
 )
-
-_CLASSES: dict[str, type[Event]] = {
-    "opened": Opened,
-    "sample": Sample,
-    "fault": FaultEvent,
-    "membership": MembershipEvent,
-    "sampler": SamplerEvent,
-    "clock": ClockEvent,
-    "lab": LabEvent,
-    "machine": MachineEvent,
-    "claim": ClaimEvent,
-    "test": TestEvent,
-    "note": Note,
-}
-_NAMES = {cls: name for name, cls in _CLASSES.items()}
-_ADAPTERS: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(cls) for name, cls in _CLASSES.items()}
-
-
-def to_line(event: Event) -> str:
-    """The event as one line without its newline; times are rounded to microseconds.
-
-    Raises:
-        ValueError: a number is not finite, which JSON can't hold.
-    """
-    values = {f.name: _rounded(getattr(event, f.name)) for f in dataclasses.fields(event)}
-    line = {"event": _NAMES[type(event)], **values}
-    return json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def from_line(line: str) -> Event:
-    """The event that a line holds.
-
-    Raises:
-        ValueError: it is not JSON, or not an event of this schema; the message says what is wrong.
-    """
-    values = json.loads(line)
-    if not isinstance(values, dict):
-        raise ValueError(f"a {type(values).__name__} where an object is expected")
-    kind = values.pop("event", None)
-    if kind not in _CLASSES:
-        raise ValueError(f"event {kind!r} is none of {', '.join(_CLASSES)}")
-    unknown = values.keys() - {f.name for f in dataclasses.fields(_CLASSES[kind])}
-    if unknown:
-        raise ValueError(f"{kind} event with unknown key {', '.join(sorted(unknown))}")
-    return _validated(kind, values)
-
-
-def _validated(kind: str, values: dict[str, Any]) -> Event:
-    try:
-        event: Event = _ADAPTERS[kind].validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{kind} event: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    if isinstance(event, Opened) and event.version > SCHEMA_VERSION:
-        raise ValueError(f"written by a newer labctl: schema {event.version}, this one reads up to {SCHEMA_VERSION}")
-    return event
-
-
-def _rounded(value: object) -> object:
-    return round(value, 6) if isinstance(value, float) else value

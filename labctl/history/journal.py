@@ -23,9 +23,8 @@ from labctl.history.events import (
     Sample,
     SamplerEvent,
     Window,
-    from_line,
-    to_line,
 )
+from labctl.history.lines import from_line, to_line
 
 __all__ = ["History", "HistoryWriter", "read_history"]
 

@@ -157,6 +157,7 @@ class Feed:
             late_s=max(0.0, values["started"] - values["due"]),
             connection=values.get("connection", 0),
             answers=values.get("answers", 1),
+            mail=values.get("mail", ""),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import re
 from dataclasses import dataclass, field
@@ -9,10 +10,10 @@ from enum import StrEnum
 from typing import Any
 
 from labctl.errors import InputError
+from labctl.probes.prober.dialogue import TO_TLS
+from labctl.probes.prober.mail import GREETING, quoted
 
 __all__ = ["Expect", "Kind", "Probe", "question_of"]
-
-_GREETING = r"\* (OK|PREAUTH)"  # of IMAP
 
 
 class Kind(StrEnum):
@@ -31,6 +32,27 @@ class Kind(StrEnum):
     IMAPS = "imaps"
     POP3 = "pop3"  # greeting, login if there is a user, quit
     POP3S = "pop3s"
+    SIEVE = "sieve"  # ManageSieve: STARTTLS, login if there is a user, logout
+    DOWNLOAD = "download"  # GET of something large, whose bytes are counted as they come
+    DOWNLOAD_TLS = "download-tls"  # the same over TLS
+    WEBMAIL = "webmail"  # the inbox in SOGo; each source logs in once and keeps its session
+    ACTIVESYNC = "activesync"  # a phone's folders; each source provisions itself once
+    IDLE = "idle"  # a mail put into a mailbox, and its arrival seen on a connection that each source keeps
+    SUBMIT = "submit"  # a mail handed in with STARTTLS and a login; its id is in the history
+
+
+_ONE_AT_A_TIME = frozenset({Kind.KEPT, Kind.KEPT_TLS, Kind.WEBMAIL, Kind.ACTIVESYNC, Kind.IDLE})
+_LOG_IN = frozenset({Kind.WEBMAIL, Kind.ACTIVESYNC, Kind.IDLE, Kind.SUBMIT})
+
+
+_SPOKEN: dict[Kind, dict[str, Any]] = {
+    Kind.HTTPS: {"kind": "http", "secure": True},
+    Kind.KEPT_TLS: {"kind": "kept", "secure": True},
+    Kind.DOWNLOAD_TLS: {"kind": "download", "secure": True},
+    Kind.ACTIVESYNC: {"secure": True},
+    Kind.IDLE: {"secure": True},
+    Kind.SUBMIT: {"starttls": True},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +81,16 @@ class Probe:
         address: IPv4 or IPv6.
         sources: client addresses of the same kind, one request each in turn; empty for the guest's own choice.
         rate_hz: requests a second over all sources.
-        timeout_s: of one request. Below 1 s a connection is tried with a single SYN (RFC 6298, 2.1), so that a sample
-            speaks of one moment.
+        timeout_s: of one request; of DOWNLOAD, the longest time without a byte. Below 1 s a connection is tried with a
+            single SYN (RFC 6298, 2.1), so that a sample speaks of one moment.
         limit_s: after so long the sampling ends by itself, for the case that nobody is left to stop it.
         late_s: a request that starts so much after it was due is late.
         clock_s: from one sign of life of the sampling to the next.
         ca_file: in the guest; its own CA store when empty.
-        user, password: of IMAP and POP3.
+        user, password: of who logs in; of SUBMIT, his mail address.
+        to: of SUBMIT: the mail address that it sends to.
+        post, content_type: of HTTP: what is sent with POST; a GET when empty.
+        kib_s: of DOWNLOAD: no faster than so much, so that it lasts; 0 for no bound.
         question: of DNS: the name to be resolved.
         linger: of UDP: wait for further answers until the timeout, and count them.
     """
@@ -85,7 +110,11 @@ class Probe:
     expect: Expect = field(default_factory=Expect)
     ca_file: str = ""
     user: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
+    to: str = ""
+    post: str = ""
+    content_type: str = "text/xml; charset=utf-8"
+    kib_s: float = 0.0
     question: str = ""
     linger: bool = False
 
@@ -96,10 +125,10 @@ class Probe:
             if getattr(self, what) <= 0:
                 raise InputError(f"probe {self.name}: {what} is {getattr(self, what)}, expected more than 0")
         round_s = max(1, len(self.sources)) * self.interval_s
-        if self.kind in {Kind.KEPT, Kind.KEPT_TLS} and round_s < self.timeout_s:
+        if self.kind in _ONE_AT_A_TIME and round_s < self.timeout_s:
             raise InputError(
                 f"probe {self.name}: each source is asked every {round_s:g} s, and may take {self.timeout_s:g} s",
-                hint="on a connection that is kept one request waits for the other: take more sources or a lower rate",
+                hint="where a client keeps something one request waits for the other: more sources or a lower rate",
             )
         other = [source for source in self.sources if (":" in source) != (":" in self.address)]
         if other:
@@ -109,6 +138,10 @@ class Probe:
             )
         if self.kind is Kind.DNS and not (self.question or self.host):
             raise InputError(f"probe {self.name}: a question is missing, the name to be resolved")
+        if self.kind in _LOG_IN and not (self.user and self.password):
+            raise InputError(f"probe {self.name}: {self.kind} logs in: user and password are missing")
+        if self.kind is Kind.SUBMIT and not self.to:
+            raise InputError(f"probe {self.name}: to is missing, the address that mail is sent to")
 
     @property
     def interval_s(self) -> float:
@@ -124,7 +157,7 @@ class Probe:
         """The prober's plan."""
         values = dataclasses.asdict(self)
         expect = values.pop("expect")
-        for ours in ("rate_hz", "user", "password", "question"):
+        for ours in ("rate_hz", "question", *(() if self.kind in _LOG_IN else ("user", "password"))):
             del values[ours]
         return {**values, **expect, "interval_s": self.interval_s, **self._spoken()}
 
@@ -133,25 +166,32 @@ class Probe:
         match self.kind:
             case Kind.DNS:
                 return {"payload": question_of(self.question or self.host).hex()}
-            case Kind.HTTPS:
-                return {"kind": "http", "secure": True}
-            case Kind.KEPT_TLS:
-                return {"kind": "kept", "secure": True}
+            case Kind.WEBMAIL:
+                return {"secure": True, "body": self.expect.body or '"uids"'}
+            case kind if kind in _SPOKEN:
+                return _SPOKEN[kind]
+        if not (dialogue := self._dialogue()):
+            return {}
+        secure = self.kind in {Kind.SMTPS, Kind.IMAPS, Kind.POP3S}
+        return {"kind": "lines", "secure": secure, "starttls": self.kind is Kind.SIEVE, "dialogue": dialogue}
+
+    def _dialogue(self) -> list[tuple[str, str]]:
+        """What is awaited, and what is then said; nothing for kinds without lines."""
+        match self.kind:
             case Kind.SMTP | Kind.SMTPS:
-                dialogue = [("220 ", "EHLO probe.invalid"), ("250 ", "QUIT"), ("221 ", "")]
+                return [("220 ", "EHLO probe.invalid"), ("250 ", "QUIT"), ("221 ", "")]
             case Kind.IMAP | Kind.IMAPS:
-                login = [
-                    (_GREETING, f"a LOGIN {_quoted(self.user)} {_quoted(self.password)}"),
-                    ("a OK", "b LOGOUT"),
-                ]
-                dialogue = [*(login if self.user else [(_GREETING, "b LOGOUT")]), ("b OK", "")]
+                login = [(GREETING, f"a LOGIN {quoted(self.user)} {quoted(self.password)}"), ("a OK", "b LOGOUT")]
+                return [*(login if self.user else [(GREETING, "b LOGOUT")]), ("b OK", "")]
             case Kind.POP3 | Kind.POP3S:
                 login = [(r"\+OK", f"USER {self.user}"), (r"\+OK", f"PASS {self.password}")]
-                dialogue = [*(login if self.user else []), (r"\+OK", "QUIT"), (r"\+OK", "")]
+                return [*(login if self.user else []), (r"\+OK", "QUIT"), (r"\+OK", "")]
+            case Kind.SIEVE:
+                word = base64.b64encode(f"\0{self.user}\0{self.password}".encode()).decode()
+                login = [("OK", f'AUTHENTICATE "PLAIN" "{word}"')] if self.user else []
+                return [("OK", "STARTTLS"), ("OK", TO_TLS), *login, ("OK", "LOGOUT"), ("OK", "")]
             case _:
-                return {}
-        secure = self.kind in {Kind.SMTPS, Kind.IMAPS, Kind.POP3S}
-        return {"kind": "lines", "secure": secure, "dialogue": dialogue}
+                return []
 
 
 def question_of(name: str) -> bytes:
@@ -159,8 +199,3 @@ def question_of(name: str) -> bytes:
     labels = name.rstrip(".").encode("idna").split(b".")
     asked = b"".join(bytes([len(label)]) + label for label in labels if label) + b"\0"
     return bytes.fromhex("0100 0001 0000 0000 0000") + asked + bytes.fromhex("0001 0001")
-
-
-def _quoted(text: str) -> str:
-    """As an IMAP quoted string (RFC 9051, 4.3)."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

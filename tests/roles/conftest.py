@@ -13,7 +13,6 @@ import pytest
 from labctl.guest.agent import Guest
 from labctl.lab import Lab
 from labctl.secrets import Secrets
-from labctl.vault import load_secrets
 
 SCRIPT = "/run/labctl-in-client.py"
 
@@ -46,12 +45,6 @@ class User:
         if "error" in answer:
             raise Refused(answer["kind"], answer["error"])
         return answer["result"]
-
-
-@pytest.fixture
-def secrets(lab: Lab) -> Secrets:
-    """The lab's passwords and keys."""
-    return load_secrets(lab.hypervisor, lab.name)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from labctl.checks import (
     fault_confirmed,
     heal_confirmed,
     judge,
+    mail_read_once,
     members_answer,
     no_failures,
     outage,
@@ -31,6 +32,7 @@ from labctl.history import (
     FaultEvent,
     FaultPhase,
     History,
+    MailboxEvent,
     MembershipEvent,
     Outcome,
     Sample,
@@ -574,3 +576,38 @@ def test_a_whole_power_off_judged_as_a_scenario_does() -> None:
         evidence=events.path,
     )
     assert verdict.passed, summary(verdict)
+
+
+# -- mail --------------------------------------------------------------------------------------------------------------
+
+
+def mails(*outcomes: Outcome, read: tuple[str, ...]) -> History:
+    """A probe that sent mails m0, m1, … one a second, and what was found afterwards."""
+    samples = [
+        Sample(float(k), k + 0.5, 0.0, "mail", "", "hub:587", None, outcome, number=k, mail=f"m{k}")
+        for k, outcome in enumerate(outcomes)
+    ]
+    plan = SamplerEvent(-0.1, "mail", SamplerKind.STARTED, interval_s=1.0, timeout_s=0.9)
+    count = len(outcomes)
+    ended = SamplerEvent(float(count), "mail", SamplerKind.ENDED, requests=count, finished=count)
+    return history([*samples, plan, ended, MailboxEvent(count + 1.0, "bob", read)])
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "read", "result", "lost", "doubled"),
+    [
+        ((Outcome.OK, Outcome.OK), ("m0", "m1"), P, 0, 0),
+        ((Outcome.OK, Outcome.OK), ("m1", "m0", "another"), P, 0, 0),
+        ((Outcome.OK, Outcome.RESET), ("m0",), P, 0, 0),
+        ((Outcome.OK, Outcome.RESET), ("m0", "m1"), P, 0, 0),
+        ((Outcome.OK, Outcome.RESET), ("m0", "m1", "m1"), F, 0, 1),
+        ((Outcome.OK, Outcome.OK), ("m0",), F, 1, 0),
+        ((Outcome.OK, Outcome.OK), ("m0", "m0"), F, 1, 1),
+        ((Outcome.RESET, Outcome.TIMEOUT), ("m0",), U, 0, 0),
+    ],
+)
+def test_mail_is_read_once_if_it_was_accepted_and_not_twice_if_nobody_knows(
+    outcomes: tuple[Outcome, ...], read: tuple[str, ...], result: Result, lost: int, doubled: int
+) -> None:
+    found = mail_read_once(mails(*outcomes, read=read), "mail")
+    assert (found.result, found.figure("lost"), found.figure("doubled")) == (result, lost, doubled), found

@@ -168,6 +168,7 @@ def test_lines_are_json_objects_with_the_attributes_as_keys(tmp_path: Path) -> N
         "late_s": 0.002,
         "connection": 0,
         "answers": 1,
+        "mail": "",
     }
 
 

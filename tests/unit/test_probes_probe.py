@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
 import socketserver
 import subprocess
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -39,15 +41,21 @@ class LocalGuest:
         self.gone = False
         self.spoil: dict[str, bytes] = {}
 
-    def run(self, argv: Sequence[str], *, within_s: float) -> Completed:
+    def run(self, argv: Sequence[str], *, stdin: bytes | None = None, within_s: float) -> Completed:
         self._answer()
-        done = subprocess.run(list(argv), check=False, capture_output=True, timeout=within_s, stdin=subprocess.DEVNULL)
+        given = self._spoiled(stdin) if stdin and self.spoil else stdin or b""
+        done = subprocess.run(list(argv), check=False, capture_output=True, timeout=within_s, input=given)
         return Completed(done.returncode, done.stdout, done.stderr)
 
-    def write_file(self, path: str, data: bytes, *, mode: int) -> None:
-        self._answer()
-        Path(path).write_bytes(self.spoil.get(Path(path).name, data))
-        Path(path).chmod(mode)
+    def _spoiled(self, packed: bytes) -> bytes:
+        """An archive with other contents of some files."""
+        spoiled = io.BytesIO()
+        with tarfile.open(fileobj=io.BytesIO(packed)) as old, tarfile.open(fileobj=spoiled, mode="w") as new:
+            for member in old.getmembers():
+                data = self.spoil.get(member.name) or old.extractfile(member).read()  # type: ignore[union-attr]
+                member.size = len(data)
+                new.addfile(member, io.BytesIO(data))
+        return spoiled.getvalue()
 
     def read_file(self, path: str, *, offset: int) -> bytes:
         self._answer()
@@ -100,6 +108,11 @@ class Bench:
             name, Kind.HTTP, "127.0.0.1", self.port, sources=sources, rate_hz=rate_hz, timeout_s=2.0, clock_s=0.05
         )
         return RunningProbe(spec, self.guest, self.writer, base=str(self.base), poll_s=0.02, stall_s=0.2)
+
+    def probes(self, *names: str) -> RunningProbe:
+        """Several that one program runs."""
+        specs = [self.probe(name).probes[0] for name in names]
+        return RunningProbe(specs, self.guest, self.writer, base=str(self.base), poll_s=0.02, stall_s=0.2)
 
     def history(self) -> History:
         return read_history(self.file)
@@ -173,6 +186,23 @@ def test_what_was_sampled_is_in_the_history_after_a_stop(bench: Bench) -> None:
     assert history.sampler("web")[-1].finished == len(history.samples("web"))
 
 
+def test_several_probes_are_one_program_and_each_has_its_samples(bench: Bench) -> None:
+    with bench.probes("one", "two", "three") as running:
+        assert len(bench.probers()) == 1
+        running.sample_rounds(2)
+    history = bench.history()
+    for name in ("one", "two", "three"):
+        ended = history.sampler(name)[-1]
+        assert (ended.kind, ended.detail) == (SamplerKind.ENDED, "signal")
+        assert ended.finished == len(history.samples(name)) >= 4
+    assert list(bench.base.iterdir()) == []
+
+
+def test_probes_of_one_program_must_have_names_of_their_own(bench: Bench) -> None:
+    with pytest.raises(InputError, match="probes web, web: expected one or more, of different names"):
+        bench.probes("web", "web")
+
+
 def test_rounds_are_counted_from_now_on_by_what_is_written_down(bench: Bench) -> None:
     with bench.probe() as probe:
         began_s = time.monotonic()
@@ -214,9 +244,9 @@ def test_a_prober_that_hangs_is_recorded_as_stalled_and_removed(bench: Bench) ->
         os.kill(pid, signal.SIGSTOP)
         bench.wait_for("the stall", lambda h: [e for e in h.sampler("web") if e.kind is SamplerKind.STALLED])
         os.kill(pid, signal.SIGCONT)
+        bench.wait_for("what was late", lambda h: [e for e in h.sampler("web") if e.kind is SamplerKind.LATE])
     stalled, *_ = [e for e in bench.history().sampler("web") if e.kind is SamplerKind.STALLED]
     assert "the process is there" in stalled.detail
-    assert [e for e in bench.history().sampler("web") if e.kind is SamplerKind.LATE]
     assert bench.probers() == []
 
 
@@ -242,7 +272,7 @@ def test_a_guest_that_is_gone_at_the_end_is_told_and_nothing_hangs(bench: Bench)
         running.__exit__(None, None, None)
     os.kill(pid_of(bench), signal.SIGKILL)
     assert told.group_contains(AgentGone)
-    assert f"probe {running.probe.name}" not in {thread.name for thread in threading.enumerate()}
+    assert f"probe {running.probes[0].name}" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_failed_clean_up_does_not_hide_the_bodys_exception(bench: Bench) -> None:

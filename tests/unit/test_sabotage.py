@@ -22,14 +22,17 @@ from labctl.checks import (
     heal_confirmed,
     judge,
     machines_lived,
+    mail_read_once,
     members_agree,
     members_answer,
     members_stay,
     no_failures,
+    nobody_waits,
     only_affected,
     recovers_unaided,
     recovers_within,
     sampler_healthy,
+    sessions_kept,
     steady_state_restored,
 )
 from labctl.history import (
@@ -38,6 +41,7 @@ from labctl.history import (
     FaultPhase,
     History,
     MachineEvent,
+    MailboxEvent,
     MembershipEvent,
     Outcome,
     Sample,
@@ -74,8 +78,14 @@ def fine_run() -> list[Event]:
         MachineEvent(FAULT_S + 0.2, "m1", "shut off"),
         MachineEvent(HEALED_S + 0.2, "m1", "running"),
     ]
-    kept = [dataclasses.replace(e, connection=1) if isinstance(e, Sample) else e for e in sampled(fine)]
-    return [*kept, *POWER_OFF, *heal, *seen, *machines]
+    kept = [
+        dataclasses.replace(e, connection=1, mail=f"web.{e.number}") if isinstance(e, Sample) else e
+        for e in sampled(fine)
+    ]
+    accepted = [e.mail for e in kept if isinstance(e, Sample) and e.good]
+    unknown = [e.mail for e in kept if isinstance(e, Sample) and not e.good]
+    read = MailboxEvent(END_S + 5.0, "bob", (*accepted, *unknown[:3]))
+    return [*kept, *POWER_OFF, *heal, *seen, *machines, read]
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -94,6 +104,9 @@ CLAIMS: tuple[Claim, ...] = (
     claim(steady_state_restored, "web", within_s=2.0, **POWER),
     claim(answered_once, "web"),
     claim(connections_kept, "web", ALIVE),
+    claim(sessions_kept, "web"),
+    claim(nobody_waits, "web", bound_s=0.5, window=BEFORE),
+    claim(mail_read_once, "web"),
 )
 
 Run = Sequence[Event]
@@ -119,6 +132,13 @@ def also(*events: Event) -> Callable[[Run], Run]:
 
 def failing(sample: Sample, outcome: Outcome = Outcome.TIMEOUT) -> Sample:
     return dataclasses.replace(sample, outcome=outcome, member=None)
+
+
+def mailbox(change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> Callable[[Run], Run]:
+    """A sabotage of what lies in the mailbox."""
+    return lambda run: [
+        dataclasses.replace(e, mails=change(e.mails)) if isinstance(e, MailboxEvent) else e for e in run
+    ]
 
 
 def is_phase(event: Event, phase: FaultPhase) -> bool:
@@ -307,6 +327,68 @@ SABOTAGES = (
         "m1, m2 answer, and nobody else",
         FAIL,
         "mallory answered too",
+    ),
+    Sabotage(
+        "an error comes late",
+        samples(
+            lambda s: (
+                dataclasses.replace(failing(s, Outcome.WRONG), ended_s=s.at_s + 0.7)
+                if s.source == ONE and 4.0 <= s.at_s < 5.0
+                else s
+            )
+        ),
+        "nobody waits for more than 0.500 s",
+        FAIL,
+        r"1 did; the first at 4\.\d+ s for 0\.700 s",
+    ),
+    Sabotage(
+        "a request is never answered",
+        samples(lambda s: failing(s) if s.source == ONE and 4.0 <= s.at_s < 5.0 else s),
+        "nobody waits for more than 0.500 s",
+        FAIL,
+        "1 did; the first at 4",
+    ),
+    Sabotage(
+        "a mail is lost",
+        mailbox(lambda mails: tuple(m for m in mails if m != "web.7")),
+        "every mail that was accepted is read exactly once",
+        FAIL,
+        r"1 lost: web\.7 \(sent at 0\.350 s\)$",
+    ),
+    Sabotage(
+        "a mail is doubled",
+        mailbox(lambda mails: (*mails, "web.7")),
+        "every mail that was accepted is read exactly once",
+        FAIL,
+        r"1 doubled: web\.7 \(sent at 0\.350 s\)$",
+    ),
+    Sabotage(
+        "a mail that nobody said to have is there twice",
+        mailbox(lambda mails: (*mails, mails[-1])),
+        "every mail that was accepted is read exactly once",
+        FAIL,
+        r"1 doubled: web\.2\d\d ",
+    ),
+    Sabotage(
+        "nobody reads the mailbox",
+        without(lambda e: isinstance(e, MailboxEvent)),
+        "every mail that was accepted is read exactly once",
+        UNSURE,
+        "nobody read the mailbox",
+    ),
+    Sabotage(
+        "the mailbox is read before the last mail is sent",
+        lambda run: [dataclasses.replace(e, at_s=END_S - 1) if isinstance(e, MailboxEvent) else e for e in run],
+        "every mail that was accepted is read exactly once",
+        UNSURE,
+        "nobody read the mailbox after",
+    ),
+    Sabotage(
+        "a session is forgotten by the one who takes over",
+        samples(lambda s: failing(s, Outcome.LOST) if s.source == DEAD[1] and 11.0 <= s.at_s < 12.0 else s),
+        "are known to whoever answers",
+        FAIL,
+        f"1 lost; the first at .*, that of {DEAD[1]}",
     ),
 )
 

@@ -17,7 +17,7 @@ class Kind:
 
     Attributes:
         module: of this package, in which `ask_…` does it.
-        keeps: a source keeps its connection.
+        keeps: a source keeps its connections.
     """
 
     name: str
@@ -40,5 +40,10 @@ KINDS = {
         Kind("lines", "dialogue"),
         Kind("http", "web"),
         Kind("kept", "web", keeps=True),
+        Kind("download", "web"),
+        Kind("webmail", "webmail"),
+        Kind("activesync", "activesync"),
+        Kind("idle", "mail", keeps=True),
+        Kind("submit", "mail"),
     )
 }

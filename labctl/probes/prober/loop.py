@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import selectors
 import time
 from typing import TYPE_CHECKING, Any
 
-from .attempt import AnswerError, Attempt, Client, outcome_of
+from .attempt import AnswerError, Attempt, Client, Until, outcome_of
 from .kinds import KINDS
 from .plan import Plan
 
@@ -23,24 +24,27 @@ MAX_STARTS_PER_TURN = 16  # more at once would keep the answers under way waitin
 class Prober:
     """Runs one plan to its end."""
 
-    def __init__(self, plan: Plan, output: int) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan, output: int, delay_s: float = 0.0) -> None:
+        self.plan, self.delay_s = plan, delay_s
         self.output = output
         self.selector = selectors.DefaultSelector()
-        self.tls = tls_context(plan) if plan.secure else None
+        self.tls = tls_context(plan) if plan.secure or plan.starttls else None
         self.kind = KINDS[plan.kind]
         self.ask = self.kind.load()
         self.clients = [Client(source) for source in plan.sources or ("",)]
-        self.under_way: dict[int, Attempt] = {}  # by k, so by deadline too: all have the same timeout
+        self.under_way: dict[int, Attempt] = {}  # by k
         self.next_k = self.finished = self.late = 0
+        self.run_id = os.urandom(4).hex()
         self.begin = self.next_clock = self.limit = 0.0
         self.stopping = ""
 
     def run(self) -> None:
         """Ask until told to stop or the limit, then write down the rest."""
-        self.begin = self.next_clock = time.monotonic()
+        self.run_id = os.urandom(4).hex()
+        self.next_clock = time.monotonic()
+        self.begin = self.next_clock + self.delay_s
         self.limit = self.begin + self.plan.limit_s
-        self.write(line="start", pid=os.getpid(), at=self.begin)
+        self.write(line="start", pid=os.getpid(), at=self.next_clock)
         while not (self.stopping and not self.under_way):
             self.turn(time.monotonic())
         self.write_clock()
@@ -64,8 +68,14 @@ class Prober:
             self.start()
         if now >= self.limit <= self.due(self.next_k):  # what was due before is asked, however late
             self.stop("limit")
+        if self.stopping:
+            for attempt in self.under_way.values():
+                attempt.ending = True
         for key, _ in self.selector.select(self.idle_s()):
             self.step(key.data)
+        now = time.monotonic()
+        for attempt in [a for a in self.under_way.values() if a.wakes_at <= now]:
+            self.step(attempt)
         self.expire(time.monotonic())
 
     def due(self, k: int) -> float:
@@ -77,9 +87,8 @@ class Prober:
         if self.stopping and not self.under_way:
             return 0.0
         moments = [self.next_clock] if self.stopping else [self.next_clock, self.due(self.next_k), self.limit]
-        oldest = next(iter(self.under_way.values()), None)
-        moments += [oldest.deadline] if oldest else []
-        return max(0.0, min(moments) - time.monotonic())
+        waits = (min(a.deadline, a.wakes_at) for a in self.under_way.values())
+        return max(0.0, min(*moments, *waits) - time.monotonic())
 
     def start(self) -> None:
         """Start the next request."""
@@ -88,7 +97,7 @@ class Prober:
         if now - due > self.plan.late_s:
             self.late += 1
             self.write(line="late", k=k, due=due, started=now)
-        attempt = Attempt(k, due, now, self.plan, self.clients[k % len(self.clients)], self.tls)
+        attempt = Attempt(k, due, now, self.plan, self.clients[k % len(self.clients)], self.tls, self.run_id)
         self.under_way[k] = attempt
         try:
             if not attempt.take_kept():
@@ -115,19 +124,26 @@ class Prober:
         else:
             self.watch(attempt, events)
 
-    def watch(self, attempt: Attempt, events: int) -> None:
-        """Wait for `events` on the attempt's socket."""
-        if attempt.events == 0:
-            self.selector.register(attempt.fd, events, attempt)
-        elif attempt.events != events:
-            self.selector.modify(attempt.fd, events, attempt)
-        attempt.events = events
+    def watch(self, attempt: Attempt, events: int | Until) -> None:
+        """Wait for `events` on the connection that the attempt speaks on, or for a moment."""
+        wanted = None if isinstance(events, Until) else (attempt.sock.fileno(), events)
+        attempt.wakes_at = float(events) if wanted is None else math.inf
+        if wanted == attempt.watched:
+            return
+        self.unwatch(attempt)
+        if wanted is not None:
+            self.selector.register(*wanted, attempt)
+            attempt.watched = wanted
+
+    def unwatch(self, attempt: Attempt) -> None:
+        """Wait for nothing on the attempt's connections."""
+        if attempt.watched is not None:
+            self.selector.unregister(attempt.watched[0])
+            attempt.watched = None
 
     def expire(self, now: float) -> None:
         """End the requests whose time is up."""
-        for attempt in list(self.under_way.values()):
-            if attempt.deadline > now:
-                break
+        for attempt in [a for a in self.under_way.values() if a.deadline <= now]:
             if attempt.answers:
                 _, member, detail = attempt.answers[0]
                 self.finish(attempt, "ok", detail, member)
@@ -135,20 +151,19 @@ class Prober:
             self.finish(attempt, "timeout", f"{attempt.stage} after {now - attempt.started:.3f} s")
 
     def finish(self, attempt: Attempt, outcome: str, detail: str, member: str | None = None) -> None:
-        """Write the outcome down and let go of the socket."""
+        """Write the outcome down and let go of the connections."""
         ended = attempt.answers[0][0] if attempt.answers else time.monotonic()
         del self.under_way[attempt.k]
-        if attempt.events:
-            self.selector.unregister(attempt.fd)
-        if outcome == "ok" and self.kind.keeps and attempt.client.sock is None:
-            attempt.client.sock = attempt.sock
-        elif attempt.sock is not None:
-            attempt.sock.close()
+        self.unwatch(attempt)
+        if outcome == "ok" and self.kind.keeps and not attempt.client.wires:
+            attempt.client.wires = attempt.wires
+        else:
+            attempt.close()
         self.finished += 1
         self.write(
             line="request", k=attempt.k, due=attempt.due, started=attempt.started, ended=ended,
             source=attempt.client.address, port=attempt.port, outcome=outcome, member=member, detail=detail,
-            connection=attempt.connection, answers=max(1, len(attempt.answers)),
+            connection=attempt.connection, answers=max(1, len(attempt.answers)), mail=attempt.mail,
         )  # fmt: skip
 
     def write_clock(self) -> None:
@@ -160,7 +175,7 @@ class Prober:
     def write(self, **values: Any) -> None:
         """One line, in one write."""
         rounded = {k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}
-        os.write(self.output, json.dumps(rounded).encode() + b"\n")
+        os.write(self.output, json.dumps({"probe": self.plan.name, **rounded}).encode() + b"\n")
 
 
 def tls_context(plan: Plan) -> ssl.SSLContext:
