@@ -214,12 +214,16 @@ def verdict(request: pytest.FixtureRequest, history: HistoryWriter) -> Callable[
 
 @pytest.fixture
 def watch(lab: Lab, history: HistoryWriter) -> Iterator[None]:
-    """Records every cluster's membership and every machine's state for the length of the test."""
+    """Records membership, machines, readiness and journals of the whole lab for the length of the test."""
     from labctl.cluster.watch import watching
     from labctl.faults import watching_machines
+    from labctl.journals import watching_journals
+    from labctl.readiness import watching_readiness
 
     with ExitStack() as stack:
         stack.enter_context(watching_machines(lab.ground(), history))
+        stack.enter_context(watching_journals([n.name for n in lab.spec.nodes], lab.guest, history, lab.clock))
+        stack.enter_context(watching_readiness(lab.spec, lab.guest, history, lab.clock))
         for cluster in lab.spec.clusters:
             stack.enter_context(watching(lambda c=cluster: lab.look(c), history, SystemClock()))  # type: ignore[misc]
         yield

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-from labctl.clock import Deadline, wait_until
-from labctl.errors import DeadlineExceeded
+from labctl.clock import Clock, Deadline, wait_until
+from labctl.errors import DeadlineExceeded, LabError
 from labctl.guest.agent import Guest
-from labctl.roles.role import ReadyCheck
+from labctl.history import HistoryWriter, ReadinessEvent
+from labctl.parallel import repeated
+from labctl.roles.role import ReadyCheck, role_checks
+from labctl.topology.spec import LabSpec, NodeSpec
 
-__all__ = ["failing", "wait_ready"]
+__all__ = ["failing", "wait_ready", "watching_readiness"]
 
 
 def wait_ready(
@@ -39,3 +43,59 @@ def failing(guest: Guest, check: ReadyCheck, *, within_s: float = 20.0) -> str:
         return ""
     said = (done.stderr.strip() or done.stdout.strip()).decode(errors="replace")
     return f"exit code {done.exit_code}: {said}"
+
+
+@contextmanager
+def watching_readiness(
+    lab: LabSpec, guest: Callable[[str], Guest], history: HistoryWriter, clock: Clock, *, every_s: float = 2.0
+) -> Iterator[None]:
+    """Record when a node goes away and comes back, and when what it serves then passes its checks.
+
+    The checks of a node that was there all the time are left alone: they are work, which emulated guests would do in
+    place of the clients'.
+    """
+    away: dict[str, str] = {}
+    pending: dict[str, list[tuple[str, ReadyCheck]]] = {}
+    told: set[tuple[str, str]] = set()  # the checks that were said to fail
+
+    def record(node: str, role: str, check: str, why_not: str) -> None:
+        history.append(ReadinessEvent(clock.now_s(), node, role, check, not why_not, why_not))
+
+    def look(node: NodeSpec) -> None:
+        why_not = _why_away(guest(node.name))
+        if bool(why_not) != bool(away.get(node.name, "")):
+            record(node.name, "", "", why_not)
+            back = [] if why_not else [(role, c) for role, checks in role_checks(lab, node).items() for c in checks]
+            pending[node.name] = back
+        away[node.name] = why_not
+
+    def check(node: str) -> None:
+        for role, one in tuple(pending.get(node, ())):
+            why_not = _said(guest(node), one)
+            if not why_not:
+                pending[node].remove((role, one))
+            if not why_not or (node, one.what) not in told:
+                record(node, role, one.what, why_not)
+            (told.add if why_not else told.discard)((node, one.what))
+
+    def once() -> None:
+        for node in lab.nodes:
+            look(node)
+            check(node.name)
+
+    with repeated(once, "readiness", every_s=every_s):
+        yield
+
+
+def _said(guest: Guest, check: ReadyCheck) -> str:
+    try:
+        return failing(guest, check)
+    except LabError as error:
+        return str(error)
+
+
+def _why_away(guest: Guest) -> str:
+    try:
+        return guest.answers()
+    except LabError as error:
+        return str(error)

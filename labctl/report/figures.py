@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from labctl.history import (
     FaultEvent,
     FaultPhase,
     History,
+    JournalEvent,
     Note,
     Opened,
+    ReadinessEvent,
     Sample,
     SamplerEvent,
     SamplerKind,
@@ -27,6 +30,8 @@ from labctl.history import (
 
 __all__ = ["Bin", "FaultSpan", "Gap", "Moment", "ProbeSeries", "Scenario", "scenario_of"]
 
+NEAR_S = 3.0  # of a failure; emulated guests tell of it late
+MOST_LINES = 200
 BINS = 120  # of a timeline at most: a bar is then a few pixels wide
 
 
@@ -109,6 +114,8 @@ class Scenario:
         test: the node ID of the test that made it; empty when none did, or it was killed.
         outcome: of that test.
         judged: whether somebody has said what it was to show.
+        readiness: when checks of roles began and ceased to pass.
+        journal: what the guests wrote down near what failed.
         started: the calendar time at which the history begins, ISO 8601; empty when it does not say.
         length_s: from its first event to its last.
     """
@@ -126,6 +133,8 @@ class Scenario:
     faults: tuple[FaultSpan, ...]
     membership: tuple[Moment, ...]
     notes: tuple[Moment, ...]
+    readiness: tuple[Moment, ...] = ()
+    journal: tuple[Moment, ...] = ()
 
     @property
     def stands(self) -> Result:
@@ -184,6 +193,8 @@ def scenario_of(history: History, name: str = "") -> Scenario:
         faults=faults,
         membership=tuple(_membership(history, begin_s)),
         notes=tuple(Moment(n.at_s - begin_s, n.text) for n in history.of(Note)),
+        readiness=tuple(_readiness(history, begin_s)),
+        journal=tuple(_journal(history, begin_s)),
     )
 
 
@@ -267,3 +278,30 @@ def _membership(history: History, begin_s: float) -> list[Moment]:
         Moment(e.at_s - begin_s, f"{e.observer} sees {', '.join(e.alive) or 'nobody'}")
         for e in history.membership_changes()
     ]
+
+
+def _readiness(history: History, begin_s: float) -> list[Moment]:
+    return [Moment(e.at_s - begin_s, _told(e)) for e in history.of(ReadinessEvent)]
+
+
+def _told(event: ReadinessEvent) -> str:
+    what = ": ".join(part for part in (event.node, event.role, event.check) if part)
+    if event.ready:
+        return f"{what} ({'passes' if event.check else 'answers'})"
+    return f"{what} (does not {'pass' if event.check else 'answer'}: {event.detail})"
+
+
+def _journal(history: History, begin_s: float) -> list[Moment]:
+    """The lines near what failed, the worst first where there are more than a reader bears."""
+    failed = [s.at_s for s in history.of(Sample) if s.failed]
+    begun = [e.at_s for e in history.faults() if e.phase in {FaultPhase.INJECTED, FaultPhase.HEALED}]
+    times = sorted([*failed, *begun])
+    near = [e for e in history.of(JournalEvent) if _near(times, e.at_s)]
+    kept = sorted(near, key=lambda e: (e.priority, e.at_s))[:MOST_LINES]
+    return [Moment(e.at_s - begin_s, f"{e.node} {e.source}: {e.text}") for e in sorted(kept, key=lambda e: e.at_s)]
+
+
+def _near(times: Sequence[float], at_s: float) -> bool:
+    """Whether one of the sorted times is at most `NEAR_S` away."""
+    after = bisect.bisect_left(times, at_s - NEAR_S)
+    return after < len(times) and times[after] <= at_s + NEAR_S

@@ -114,7 +114,7 @@ def _moments(scenario: Scenario) -> list[Moment]:
             ),
         )
     ]
-    return sorted([*faults, *scenario.membership, *scenario.notes], key=lambda m: m.at_s)
+    return sorted([*faults, *scenario.membership, *scenario.readiness, *scenario.notes], key=lambda m: m.at_s)
 
 
 def _pictures(histories: Sequence[History]) -> list[tuple[str, str]]:

@@ -22,10 +22,12 @@ from labctl.history import (
     FaultPhase,
     History,
     HistoryWriter,
+    JournalEvent,
     LabEvent,
     Note,
     Opened,
     Outcome,
+    ReadinessEvent,
     Sample,
     TestEvent,
     read_history,
@@ -250,3 +252,39 @@ def test_a_report_that_can_not_be_written_is_bad_input(history: History, tmp_pat
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="can't be written"):
         write_report([history], tmp_path / "file" / "report.html")
+
+
+# -- journals and readiness --------------------------------------------------------------------------------------------
+
+
+def test_journal_lines_near_what_failed_are_shown_and_others_are_not(history: History) -> None:
+    lines = (
+        JournalEvent(FAULT_S + 0.2, "m2", "keepalived", "m1 is <gone>"),
+        JournalEvent(FAULT_S - 8.0, "m2", "nginx", "a quiet time"),
+    )
+    seen = dataclasses.replace(history, events=(*history.events, *lines))
+    scenario = scenario_of(seen)
+    assert [m.text for m in scenario.journal] == ["m2 keepalived: m1 is <gone>"]
+    page = as_html([seen], [scenario], Path("/"))
+    assert "m2 keepalived: m1 is &lt;gone&gt;" in page
+    assert "a quiet time" not in page
+
+
+def test_where_there_are_too_many_lines_the_worst_are_shown(history: History) -> None:
+    lines = [JournalEvent(FAULT_S + n / 1000, "m2", "x", f"line {n}") for n in range(300)]
+    worst_line = JournalEvent(FAULT_S + 0.5, "m2", "x", "disaster", priority=2)
+    scenario = scenario_of(dataclasses.replace(history, events=(*history.events, *lines, worst_line)))
+    assert len(scenario.journal) == 200
+    assert scenario.journal[-1].text == "m2 x: disaster"
+    assert [m.at_s for m in scenario.journal] == sorted(m.at_s for m in scenario.journal)
+
+
+def test_what_happened_when_tells_what_served(history: History) -> None:
+    events = (
+        ReadinessEvent(FAULT_S + 1, "m1", "", "", ready=False, detail="no answer"),
+        ReadinessEvent(FAULT_S + 2, "m2", "web-server", "HTTP answers", ready=True),
+    )
+    seen = dataclasses.replace(history, events=(*history.events, *events))
+    page = as_html([seen], [scenario_of(seen)], Path("/"))
+    assert "m1 (does not answer: no answer)" in page
+    assert "m2: web-server: HTTP answers (passes)" in page
