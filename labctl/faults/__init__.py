@@ -4,8 +4,8 @@ from labctl.faults.active import Timed, active, heal_all, heal_node, injected_to
 from labctl.faults.ground import Ground
 from labctl.faults.inject import Unrecorded, confirm, heal, inject, injected
 from labctl.faults.model import (
-    KINDS,
     AgentGone,
+    CertificateExpired,
     ClockJump,
     Corrupt,
     CpuHog,
@@ -30,14 +30,14 @@ from labctl.faults.model import (
     Reset,
     StopService,
     Unplug,
-    load,
-    parse,
 )
+from labctl.faults.text import KINDS, load, parse
 from labctl.faults.watch import watching_machines
 
 __all__ = [
     "KINDS",
     "AgentGone",
+    "CertificateExpired",
     "ClockJump",
     "Corrupt",
     "CpuHog",

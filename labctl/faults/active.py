@@ -11,7 +11,8 @@ from labctl.clock import Deadline
 from labctl.errors import LabError
 from labctl.faults.ground import Ground
 from labctl.faults.inject import Recorder, Unrecorded, heal, injected, marks_of
-from labctl.faults.model import AgentGone, DiskErrors, Fault, LinkDown, Pause, PowerOff, Unplug, load
+from labctl.faults.model import AgentGone, DiskErrors, Fault, LinkDown, Pause, PowerOff, Unplug
+from labctl.faults.text import load
 from labctl.inventory import DomainState, FaultMark
 from labctl.render.names import domain_name
 

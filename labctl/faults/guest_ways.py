@@ -15,8 +15,8 @@ from labctl.faults.model import (
     KillProcess,
     MemoryHog,
     StopService,
-    slug,
 )
+from labctl.faults.text import slug
 
 __all__ = ["ClockJumpWay", "FillDiskWay", "FreezeWay", "HogWay", "KillWay", "StopServiceWay"]
 

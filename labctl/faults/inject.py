@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from labctl import store
 from labctl.clock import Deadline, wait_until
 from labctl.errors import DeadlineExceeded, InputError, LabError
+from labctl.faults.certificate_ways import CertificateExpiredWay
 from labctl.faults.ground import Ground, Seen, Way
 from labctl.faults.guest_ways import ClockJumpWay, FillDiskWay, FreezeWay, HogWay, KillWay, StopServiceWay
 from labctl.faults.machine_ways import (
@@ -29,6 +30,7 @@ from labctl.faults.machine_ways import (
 )
 from labctl.faults.model import (
     AgentGone,
+    CertificateExpired,
     ClockJump,
     Corrupt,
     CpuHog,
@@ -52,9 +54,9 @@ from labctl.faults.model import (
     Reset,
     StopService,
     Unplug,
-    dump,
 )
 from labctl.faults.network_ways import DnsOutageWay, ImpairmentWay, PartitionWay
+from labctl.faults.text import dump
 from labctl.history import Event, FaultEvent, FaultPhase
 from labctl.inventory import FaultMark
 from labctl.render.names import domain_name
@@ -103,6 +105,7 @@ _WAYS: Mapping[type[Fault], Callable[[Any, Ground, Mapping[str, str]], Way]] = {
     CpuHog: HogWay,
     MemoryHog: HogWay,
     ClockJump: ClockJumpWay,
+    CertificateExpired: CertificateExpiredWay,
 }
 
 

@@ -46,6 +46,10 @@ class PauseWay(OnNode):
     def heal(self) -> None:
         if self._state() is DomainState.PAUSED:
             self._hypervisor.resume(self._domain)
+        if self._state() is DomainState.RUNNING:
+            # A machine that hangs keeps its clock; a paused guest's stands still, and would drag others' back with it.
+            self._await_agent()
+            self._guest.set_clock()
 
     def healed(self) -> Seen:
         return self._answers()

@@ -1,27 +1,18 @@
 """Faults as data: what to break; how is in the `…_ways` modules beside this one.
 
 A fault is a frozen dataclass. Its `kind` tells it from others on the same node and is its name in the history; its
-`target` is what it is done to. `KINDS` holds them all by name, `parse` makes one of what was typed, `dump` and `load`
-keep one as text.
+`target` is what it is done to.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar, TypeVar
-
-from pydantic import TypeAdapter, ValidationError
-
-from labctl.errors import InputError
+from typing import ClassVar
 
 __all__ = [
-    "KINDS",
     "AgentGone",
+    "CertificateExpired",
     "ClockJump",
     "Corrupt",
     "CpuHog",
@@ -47,10 +38,6 @@ __all__ = [
     "Reset",
     "StopService",
     "Unplug",
-    "dump",
-    "load",
-    "parse",
-    "slug",
 ]
 
 
@@ -370,6 +357,19 @@ class ClockJump(_OnNode):
     NAME: ClassVar[str] = "clock-jump"
 
 
+@dataclass(frozen=True, slots=True)
+class CertificateExpired(_OnNode):
+    """The node shows a certificate of the lab's authority that ended yesterday; healed by putting the right one back.
+
+    Attributes:
+        port: on which it is looked at, TLS from the first byte on; all services of the node show the same certificate.
+    """
+
+    port: int = 443
+
+    NAME: ClassVar[str] = "certificate-expired"
+
+
 Fault = (
     PowerOff
     | Reset
@@ -394,61 +394,5 @@ Fault = (
     | CpuHog
     | MemoryHog
     | ClockJump
+    | CertificateExpired
 )
-
-KINDS: Mapping[str, type[Fault]] = {kind.NAME: kind for kind in Fault.__args__}
-F = TypeVar("F")
-
-
-def parse(name: str, target: str, parameters: Mapping[str, str]) -> Fault:
-    """The fault that was typed.
-
-    Args:
-        target: a node; of a partition its groups, `m1/m2,client`.
-        parameters: by name, as text.
-
-    Raises:
-        InputError: there is no such kind, or its parameters can't be used; names all of them.
-    """
-    if name not in KINDS:
-        raise InputError(f"there is no fault {name}", hint=f"faults: {', '.join(KINDS)}")
-    groups = tuple(tuple(group.split(",")) for group in target.split("/"))
-    first: dict[str, Any] = {"groups": groups} if name == Partition.NAME else {"node": target}
-    return _made(KINDS[name], {**first, **parameters}, lenient=True)
-
-
-def dump(fault: Fault) -> str:
-    """The fault as text, JSON."""
-    return json.dumps({"name": fault.NAME, **dataclasses.asdict(fault)})
-
-
-def load(text: str) -> Fault:
-    """The fault that `dump` wrote.
-
-    Raises:
-        InputError: it is none, or of a newer labctl.
-    """
-    values = json.loads(text)
-    name = values.pop("name", "")
-    if name not in KINDS:
-        raise InputError(f"a fault {name!r} is marked, which this labctl does not know", hint="use the one that did it")
-    return _made(KINDS[name], values, lenient=False)
-
-
-def _made(kind: type[Fault], values: dict[str, Any], *, lenient: bool) -> Fault:
-    known = [f.name for f in dataclasses.fields(kind)]
-    unknown = sorted(values.keys() - set(known))
-    takes = ", ".join(n for n in known if n not in {"node", "groups"}) or "none"
-    if unknown:
-        raise InputError(f"{kind.NAME} has no parameter {', '.join(unknown)}", hint=f"its parameters: {takes}")
-    try:
-        made: Fault = TypeAdapter(kind).validate_python(values, strict=None if lenient else False)
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise InputError(f"{kind.NAME}: {wrong}", hint=f"its parameters: {takes}") from error
-    return made
-
-
-def slug(fault: Fault) -> str:
-    """Letters, digits and underscores that tell it from the other faults of its nodes, for names inside a guest."""
-    return re.sub(r"[^a-z0-9]+", "_", f"{fault.kind} {fault.target if isinstance(fault, Partition) else ''}".lower())

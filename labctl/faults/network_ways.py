@@ -23,9 +23,8 @@ from labctl.faults.model import (
     Partition,
     Rate,
     Reorder,
-    load,
-    slug,
 )
+from labctl.faults.text import load, slug
 from labctl.topology.mac import cluster_mac
 
 __all__ = ["DnsOutageWay", "ImpairmentWay", "PartitionWay", "netem_arguments", "netem_figures"]

@@ -9,7 +9,7 @@ from lab_bench import lab_spec, node_spec, pair
 
 from labctl.campaign import draw, shrunk
 from labctl.errors import InputError
-from labctl.faults.model import dump
+from labctl.faults.text import dump
 from labctl.topology.load import find_topology, load_topology
 from labctl.topology.resolve import resolve
 from labctl.topology.spec import Accelerator, LabSpec

@@ -16,6 +16,7 @@ from labctl.errors import DeadlineExceeded, HypervisorError, InputError
 from labctl.faults import (
     KINDS,
     AgentGone,
+    CertificateExpired,
     ClockJump,
     Corrupt,
     CpuHog,
@@ -52,8 +53,8 @@ from labctl.faults import (
     load,
     parse,
 )
-from labctl.faults.model import dump, slug
 from labctl.faults.network_ways import netem_arguments
+from labctl.faults.text import dump, slug
 from labctl.history import Event, FaultEvent, FaultPhase
 from labctl.inventory import DomainState, Stage
 from labctl.lab import Lab
@@ -84,6 +85,7 @@ EXAMPLES: tuple[Fault, ...] = (
     CpuHog("m1", workers=2),
     MemoryHog("m1", leave_mib=16),
     ClockJump("m1", by_s=-3600.0),
+    CertificateExpired("m1", port=993),
 )
 
 
