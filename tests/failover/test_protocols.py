@@ -1,0 +1,109 @@
+"""C14: the Client Access protocols work through the virtual address, before, during and after a failure.
+
+C2: when a member fails, clients go on working and do not learn which member it was; here with mail, of which none is
+lost and none comes twice.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+from users import LARGE_MIB, LIMITS, Users
+
+from labctl.checks import (
+    claim,
+    fault_confirmed,
+    heal_confirmed,
+    machines_lived,
+    mail_read_once,
+    members_agree,
+    members_answer,
+    no_failures,
+    sessions_kept,
+)
+from labctl.checks.faults import injection
+from labctl.clock import Deadline, wait_until
+from labctl.faults import PowerOff
+from labctl.history import Window
+from labctl.probes import Mailbox, read_mailbox
+from labctl.readiness import wait_ready
+from labctl.roles.role import role_checks
+
+pytestmark = [pytest.mark.lab(topology="exchange2007"), pytest.mark.timeout(1800)]
+
+REJOIN_WITHIN_S = 600.0
+SERVES_WITHIN_S = 300.0
+DELIVERED_WITHIN_S = 180.0
+
+
+def wait_serves(lab, name) -> None:
+    """Wait until a node passes its roles' checks: a member is back in its cluster before its webmail has started."""
+    for role, checks in role_checks(lab.spec, lab.spec.node(name)).items():
+        wait_ready(lab.guest(name), role, checks, Deadline.within(SERVES_WITHIN_S, lab.clock), print)
+
+
+def wait_delivered(lab, node) -> None:
+    """Wait until nothing is left to deliver, so that no mail can still come, nor come again."""
+    hub = node(lab.spec.provider("hub-transport").name)
+
+    def delivered() -> tuple[bool | None, str]:
+        said = hub.run("postqueue -p").stdout.strip()
+        return (True if said == "Mail queue is empty" else None), said
+
+    wait_until("all mail is delivered", delivered, Deadline.within(DELIVERED_WITHIN_S, lab.clock), every_s=1.0)
+
+
+def test_c14_and_c2_every_protocol_works_before_during_and_after_a_members_power_off_and_each_mail_is_read_once(
+    lab, client, node, secrets, probe, inject, history, watch, verdict
+):
+    """Two users of each protocol, one with each member. In each phase the first request may be the one that finds its
+    connection broken, its session gone or a server that has to load its programs first; the next one has to work, at
+    the same name and address as before."""
+    users = Users(lab, secrets)
+    victim, survivor = (m.node for m in users.cluster.members)
+    for member in (victim, survivor):
+        assert node(member).run(f"truncate -s {LARGE_MIB}M /var/www/labctl/large").rc == 0
+    with ExitStack() as stack:
+        running = stack.enter_context(probe(*users.protocols()))
+        stack.enter_context(probe(users.download(survivor)))
+        running.sample_rounds(1)
+        warm_s = lab.clock.now_s()
+        running.sample_rounds(1)
+        with inject(PowerOff(victim)):
+            running.sample_rounds(1)
+            taken_over_s = lab.clock.now_s()
+            running.sample_rounds(1)
+            healing_s = lab.clock.now_s()
+        lab.wait_converged(REJOIN_WITHIN_S)
+        rejoined_s = lab.clock.now_s()
+        wait_serves(lab, victim)
+        running.sample_rounds(1)
+        settled_s = lab.clock.now_s()
+        running.sample_rounds(1)
+    wait_delivered(lab, node)
+    address, fqdn = str(users.cluster.address.ip), users.cluster.fqdn
+    read_mailbox(client, Mailbox("bob", secrets.users["bob"], address, fqdn), history)
+    fault = {"fault": PowerOff(victim).kind, "target": victim}
+    phases = (
+        Window(warm_s, injection(history.read(), **fault).at_s),
+        Window(taken_over_s, healing_s),
+        Window(from_s=settled_s),
+    )
+    verdict(
+        claim(fault_confirmed, **fault),
+        claim(heal_confirmed, **fault),
+        claim(machines_lived),
+        claim(
+            members_agree,
+            users.cluster.name,
+            [victim, survivor],
+            after_s=healing_s,
+            within_s=rejoined_s - healing_s + 10,
+        ),
+        claim(members_answer, "autodiscover", [victim, survivor], window=phases[0], limits=LIMITS),
+        *(claim(no_failures, p.name, window=phase, limits=LIMITS) for p in users.protocols() for phase in phases),
+        claim(no_failures, "download", limits=LIMITS),
+        claim(sessions_kept, "webmail", [users.of_member[survivor]], limits=LIMITS),
+        claim(mail_read_once, "submission", limits=LIMITS),
+    ).require_pass()
