@@ -77,9 +77,14 @@ class Disturbance:
             claim(members_answer, "web", members, window=calm, **self.limits),
             claim(no_failures, "web", window=calm, **self.limits),
             *self._borne(seen, node, first, begun.at_s),
-            agree if self.missed is None else claim(members_stay, cluster.name, members, most=self.missed),
-            claim(affinity_kept, "web", cluster=cluster.name, **self.limits),
-            claim(steady_state_restored, "web", within_s=max(0.0, settled_s - healed_s), **first, **self.limits),
+            *([agree] if self.missed is None else self._stayed(cluster.name, members)),
+            claim(steady_state_restored, "web", within_s=max(0.0, settled_s - healed_s) + 1.0, **first, **self.limits),
+        )
+
+    def _stayed(self, cluster: str, members: list[str]) -> tuple[Claim, ...]:
+        return (
+            claim(members_stay, cluster, members, most=self.missed),
+            claim(affinity_kept, "web", cluster=cluster, **self.limits),
         )
 
     def _borne(self, seen: History, node: str, first: dict[str, str], begun_s: float) -> tuple[Claim, ...]:

@@ -231,7 +231,8 @@ def asking(lab) -> Probe:
     sources = tuple(str(FIRST + number) for number in range(30))
     address = str(lab.spec.clusters[0].address.ip)
     expect = Expect(member=r"(\S+)$")
-    return Probe("owners", Kind.UDP, address, PORT, sources=sources, expect=expect, linger=True, late_s=0.5)
+    patient = {"timeout_s": 2.0, "late_s": 1.0}
+    return Probe("owners", Kind.UDP, address, PORT, sources=sources, expect=expect, linger=True, **patient)
 
 
 APART = {
