@@ -75,6 +75,11 @@ def counted(lab, node, chain):
     return [int(n) for n in re.findall(r"counter packets (\d+)", said)]
 
 
+def retransmitted(lab):
+    """How many TCP segments the client has sent again."""
+    return int(lab.guest("client").shell("awk '/^Tcp: [0-9]/ {print $13}' /proc/net/snmp"))
+
+
 @MODES
 def test_the_member_that_labctl_names_serves_each_client(lab, mode):
     cluster, names = lab.cluster(mode.cluster), members(lab, mode)
@@ -108,10 +113,13 @@ def test_members_have_macs_of_their_own(lab, mode):
 def test_every_request_reaches_every_member_and_one_accepts_it(lab, mode):
     nodes, chain = members(lab, mode).values(), f"ip labctl_{mode.cluster} decide"
     before = {node: counted(lab, node, chain) for node in nodes}
+    again = retransmitted(lab)
     served = list(ask(lab, mode).values())
+    again = retransmitted(lab) - again  # on a busy host
     for node in nodes:
         dropped, accepted = (now - was for now, was in zip(counted(lab, node, chain), before[node], strict=True))
-        assert accepted == served.count(node)  # a SYN each: what follows is an established connection
+        # A SYN each: what follows is an established connection.
+        assert served.count(node) <= accepted <= served.count(node) + again
         assert dropped >= COUNT - served.count(node)
 
 
