@@ -99,7 +99,7 @@ def test_with_dns_round_robin_clients_fail_first_as_long_as_a_server_is_dead_and
     cluster = when_a_server_dies(micro, "web.micro.test", history, survivor_serves_alone)
     micro.wait_converged()
     names = brought_up("micro-dns-round-robin")
-    assert served_by(names, "http://web.micro.test/") == SERVERS
+    assert served_by(names, "http://web.micro.test/", count=24) == SERVERS
     by_dns = when_a_server_dies(names, "web.micro.test", history, lambda: None)
 
     for what, seen in (("cluster", cluster), ("DNS round robin", by_dns)):
@@ -112,6 +112,6 @@ def test_with_dns_round_robin_clients_fail_first_as_long_as_a_server_is_dead_and
         assert len(seen["dead"]) > 0.5 * DEAD_S * LOAD.rate_hz
 
     assert share_failed(cluster["dead"]) < 0.1
-    assert 0.3 < share_failed(by_dns["dead"]) < 0.7
+    assert 0.15 < share_failed(by_dns["dead"]) < 0.85  # about half: which address comes first is left to chance
     assert longest_s(by_dns["dead"]) > HIT_S  # until the client's kernel has given up, or its user
     assert {a.who for a in by_dns["dead"] if a.who} == {"m2"}  # whoever tries on is served
