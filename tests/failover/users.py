@@ -14,8 +14,8 @@ from labctl.topology.spec import ClusterSpec, RuleProtocol
 
 # All of it runs in emulated guests, where a request of webmail is a second's work, and ten on a busy host. A user who
 # asks as often as he can would measure the host; so each asks seldom, and waits long.
-INTERVAL_S = 16.0
-TIMEOUT_S = 30.0
+INTERVAL_S = 12.0
+TIMEOUT_S = 23.0
 LIMITS = SamplerLimits(rate_share=0.5, gap_s=60.0, late_share=0.5)
 LARGE_MIB, SLOW_KIB_S = 64, 8.0  # lasts for more than two hours
 
