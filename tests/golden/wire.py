@@ -45,7 +45,8 @@ _NEW_NETWORK = 0x40000000  # CLONE_NEWNET of linux/sched.h
 _FORCE_BUFFER = 33  # SO_RCVBUFFORCE of asm-generic/socket.h
 
 
-def _enter_namespace() -> None:
+def enter_namespace() -> None:
+    """Give the calling thread a network namespace of its own."""
     if ctypes.CDLL(None, use_errno=True).unshare(_NEW_NETWORK):
         raise OSError(ctypes.get_errno(), "unshare")
 
@@ -68,11 +69,12 @@ class Member:
         self.me = next(m for m in self.cluster.members if m.node == name)
         self.address = self.node.nic(self.me.nic).address.ip
         self.table = table_of(self.cluster)
-        self._thread = ThreadPoolExecutor(1, initializer=_enter_namespace)
+        self._thread = ThreadPoolExecutor(1, initializer=enter_namespace)
         self._services: dict[tuple[RuleProtocol, int, IPAddress], socket.socket] = {}
-        self._in(self._set_up)
+        self.run(self._set_up)
 
-    def _in(self, act: Callable[..., Any], *given: Any) -> Any:
+    def run(self, act: Callable[..., Any], *given: Any) -> Any:
+        """What an act comes to in the member's namespace."""
         return self._thread.submit(act, *given).result(timeout=60)
 
     def close(self) -> None:
@@ -120,7 +122,7 @@ class Member:
 
     def nft(self, script: str) -> str:
         """Run nft's commands; returns what it said."""
-        return self._in(self._nft, script)
+        return self.run(self._nft, script)
 
     def _nft(self, script: str) -> str:
         done = subprocess.run(["nft", "--file", "-"], input=script, text=True, capture_output=True, check=False)
@@ -129,7 +131,7 @@ class Member:
 
     def sh(self, script: str) -> str:
         """Run a shell script in the member's namespace; returns what it said."""
-        done = self._in(lambda: subprocess.run(["sh", "-euc", script], text=True, capture_output=True, check=False))
+        done = self.run(lambda: subprocess.run(["sh", "-euc", script], text=True, capture_output=True, check=False))
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -142,7 +144,8 @@ class Member:
     def takes_for_alive(self, *hosts: int) -> None:
         """Let these members, and nobody else, count as alive for long."""
         elements = ", ".join(f"{host} timeout 1h" for host in hosts)
-        self.nft(f"flush set {self.table} alive\nadd element {self.table} alive {{ {elements} }}")
+        added = f"add element {self.table} alive {{ {elements} }}" if hosts else ""
+        self.nft(f"flush set {self.table} alive\n{added}")
 
     def holds(self, name: str) -> set[int]:
         """The elements of a set of marks."""
@@ -158,7 +161,7 @@ class Member:
 
     def put(self, frames: Iterable[bytes]) -> None:
         """Put frames on the cable, towards the member."""
-        self._in(lambda: [self._cable.send(frame) for frame in frames])
+        self.run(lambda: [self._cable.send(frame) for frame in frames])
 
     def sent(self) -> list[bytes]:
         """The frames that the member has sent since this was asked last."""
@@ -186,7 +189,7 @@ class Member:
             return service
 
         for vip in self.cluster.addresses:
-            self._services[protocol, port, vip] = self._in(begin, vip)
+            self._services[protocol, port, vip] = self.run(begin, vip)
 
     def accepted(self, port: int, to: IPAddress) -> list[Client]:
         """Whose datagrams the service on a UDP port of a virtual address has got since this was asked last, one entry
@@ -250,7 +253,7 @@ class Member:
                 spoken.bind((str(source), 0))
                 spoken.sendto(b"x", (address, 9))
 
-        self._in(speak)
+        self.run(speak)
         return next(f for f in self.sent() if f[12:14] == b"\x86\xdd" and f[20] == ICMPV6 and f[54] == 135)
 
     # -- heartbeat -------------------------------------------------------------------------------------------------
@@ -263,7 +266,7 @@ class Member:
     def advertises(self, priority: int = 100) -> list[bytes]:
         """Send one advert; returns all frames that have left the member for it."""
         self.sent()
-        self._in(self._advertise, priority)
+        self.run(self._advertise, priority)
         return self.sent()
 
     def _advertise(self, priority: int) -> None:
