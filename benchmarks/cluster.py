@@ -286,7 +286,7 @@ def main() -> None:
     parser.add_argument("--heartbeat", nargs="+", default=["100x5", "500x5", "1000x5"], help="of the part `gap`")
     parser.add_argument("--members", type=int, default=32, help="of the part `members`; 32 by default")
     parser.add_argument("--members-heartbeat", default="1000x10", help="of that part; 1000x10 by default")
-    parser.add_argument("--memory", type=int, default=160, help="of each of those, in MiB; 160 by default")
+    parser.add_argument("--memory", type=int, default=128, help="of each of those, in MiB; 128 by default")
     parser.add_argument("--lab", default="bench", help="what the labs' names begin with")
     options = parser.parse_args()
     uri = os.environ.get("LABCTL_URI", "qemu:///system")
