@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from failover import LIMITS, connect, web
 
@@ -19,11 +17,10 @@ from labctl.checks import (
     no_failures,
     nobody_serves,
     only_affected,
-    recovers_unaided,
     steady_state_restored,
 )
 from labctl.checks.faults import injection
-from labctl.faults import Pause, PowerOff, StopService
+from labctl.faults import PowerOff, StopService
 from labctl.history import Window
 
 pytestmark = [pytest.mark.lab(topology="micro"), pytest.mark.timeout(600)]
@@ -52,30 +49,6 @@ def test_a_dead_service_on_a_living_host_goes_on_failing_its_clients_as_with_nlb
         claim(nobody_serves, "connect", theirs, **dead, **LIMIT),
         claim(only_affected, "web", **dead, **LIMIT),
         claim(steady_state_restored, "web", within_s=LISTENS_WITHIN_S, **dead, **LIMIT),
-    ).require_pass()
-
-
-def test_with_round_robin_every_first_attempt_at_the_dead_member_fails_and_with_the_virtual_address_only_for_a_while(
-    lab, probe, inject, history, watch, verdict
-):
-    """A name with both members' own addresses, of which each client takes the one or the other."""
-    hang = {"fault": "pause", "target": "m1"}
-    at = {
-        m: replace(connect(lab), name=f"at-{m}", address=str(lab.spec.node(m).address), rate_hz=8.0, timeout_s=3.0)
-        for m in MEMBERS
-    }
-    with probe(at["m1"]), probe(at["m2"]), probe(web(lab)) as serving:
-        serving.sample_rounds(1)
-        with inject(Pause("m1")):
-            serving.sample_rounds(1, at_least_s=3 * lab.cluster().heartbeat.down_after_s)
-        lab.wait_converged(30.0)
-    verdict(
-        claim(fault_confirmed, **hang),
-        claim(heal_confirmed, **hang),
-        claim(nobody_serves, "at-m1", **hang, **LIMIT),
-        claim(no_failures, "at-m2", **LIMIT),
-        claim(only_affected, "web", **hang, **LIMIT),
-        claim(recovers_unaided, "web", **hang, **LIMIT),
     ).require_pass()
 
 
