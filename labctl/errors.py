@@ -4,6 +4,7 @@
     ├── InputError             2  what the user wrote can't be used; holds every problem at once
     ├── HostError              3  the host lacks something, or a host program failed
     │   └── HypervisorError    3  libvirt refused or failed
+    │       └── ChannelTaken   3  somebody else has that channel open
     ├── GuestError             3  a guest did not do what it was asked
     │   ├── AgentGone          3  the guest agent does not answer
     │   └── CommandFailed      3  a command in a guest ended with a code that was not expected
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "AgentGone",
+    "ChannelTaken",
     "CommandFailed",
     "DeadlineExceeded",
     "GuestError",
@@ -83,6 +85,10 @@ class HostError(LabError):
 
 class HypervisorError(HostError):
     """libvirt refused or failed; the message carries the object and libvirt's own words."""
+
+
+class ChannelTaken(HypervisorError):
+    """Somebody else has that channel to a guest open."""
 
 
 class GuestError(LabError):

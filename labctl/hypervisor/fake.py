@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, TypeVar
 from xml.etree import ElementTree
 
-from labctl.errors import AgentGone, HypervisorError
+from labctl.errors import AgentGone, ChannelTaken, HypervisorError
 from labctl.hypervisor import parse
 from labctl.hypervisor.fake_console import FakeConsole
 from labctl.hypervisor.sparse import CHUNK_BYTES, pieces
@@ -242,6 +242,8 @@ class FakeHypervisor:
         with self._call("open_channel"):
             known = _need(self._domains, "domain", name).channels
             _refuse(channel not in known, f"domain {name}: channel {channel}: not found")
+            if any(c is self.consoles.get((name, channel)) and not c.ended for c in self._running(name).consoles):
+                raise ChannelTaken(f"domain {name}: channel {channel}: already open")
             return self._open(name, channel)
 
     def _open(self, name: str, channel: str) -> FakeConsole:

@@ -10,12 +10,12 @@ __all__ = ["FakeConsole"]
 
 
 class FakeConsole:
-    """A console whose guest is the test: `feed` is what the guest says, `typed` what it was told."""
+    """A console whose guest is the test: `feed` is what the guest says, `typed` what it was told, until it `ended`."""
 
     def __init__(self) -> None:
         self.typed = b""
         self._said = b""
-        self._ended = False
+        self.ended = False
         self._changed = threading.Condition()
 
     def feed(self, data: bytes) -> None:
@@ -26,17 +26,17 @@ class FakeConsole:
 
     def read(self, size: int = 4096) -> bytes:
         with self._changed:
-            self._changed.wait_for(lambda: self._said or self._ended)
+            self._changed.wait_for(lambda: self._said or self.ended)
             data, self._said = self._said[:size], self._said[size:]
             return data
 
     def write(self, data: bytes) -> None:
         with self._changed:
-            if self._ended:
+            if self.ended:
                 raise HypervisorError("console: closed")
             self.typed += data
 
     def close(self) -> None:
         with self._changed:
-            self._ended = True
+            self.ended = True
             self._changed.notify_all()

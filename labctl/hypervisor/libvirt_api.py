@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import libvirt
 import libvirt_qemu
 
-from labctl.errors import AgentGone, GuestError, HypervisorError
+from labctl.errors import AgentGone, ChannelTaken, GuestError, HypervisorError
 from labctl.hypervisor import parse
 from labctl.hypervisor.libvirt_calls import Connection, LibvirtConsole, found, saying, settle, unsupported
 from labctl.hypervisor.libvirt_storage import LibvirtStorage
@@ -239,15 +239,16 @@ class LibvirtHypervisor(LibvirtStorage):
         return self._open(name, "console", lambda d, s: d.openConsole(None, s, libvirt.VIR_DOMAIN_CONSOLE_FORCE))
 
     def open_channel(self, name: str, channel: str) -> LibvirtConsole:
-        force = libvirt.VIR_DOMAIN_CHANNEL_FORCE
-        return self._open(name, f"channel {channel}", lambda d, s: d.openChannel(channel, s, force))
+        try:
+            return self._open(name, f"channel {channel}", lambda d, s: d.openChannel(channel, s, 0))
+        except HypervisorError as failure:
+            if _code_of(failure) == libvirt.VIR_ERR_OPERATION_FAILED:  # "Active channel stream exists for this domain"
+                raise ChannelTaken(str(failure)) from failure
+            raise
 
     def _open(self, name: str, kind: str, attach: Callable[[Any, Any], object]) -> LibvirtConsole:
         what = f"domain {name}: {kind}"
-        with saying(what):
-            stream = self._connection.newStream()
-            attach(self._connection.lookupByName(name), stream)
-        return LibvirtConsole(stream, what)
+        return LibvirtConsole.open(self.uri, what, lambda c, s: attach(c.lookupByName(name), s))
 
     # -- networks --------------------------------------------------------------------------------------------------
 
@@ -293,6 +294,11 @@ class LibvirtHypervisor(LibvirtStorage):
 def _state(domain: Any) -> DomainState:
     state, _reason = domain.state()
     return _STATES.get(state, DomainState.RUNNING)
+
+
+def _code_of(failure: HypervisorError) -> int:
+    """libvirt's code of what `saying` has put into words."""
+    return failure.__cause__.get_error_code() if isinstance(failure.__cause__, libvirt.libvirtError) else -1
 
 
 def _undefine(domain: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,10 @@ _HINTS = {
     libvirt.VIR_ERR_SYSTEM_ERROR: "labctl doctor says what is missing",
 }
 _IDLE_S = 1.0  # after that, one more question to the daemon costs nobody anything
+_OVER = libvirt.VIR_STREAM_EVENT_ERROR | libvirt.VIR_STREAM_EVENT_HANGUP
+_NOT_YET = -2  # virStreamRecv, virStreamSend
+_FULL_S = 0.01
+_RUNNING_EVENTS = threading.Lock()  # a process has one event loop, which is registered once
 _UNSUPPORTED = {libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED}
 
 
@@ -97,33 +102,98 @@ class Connection:
                 self._connection.close()
 
 
-class LibvirtConsole:
-    """A libvirt stream to a guest's serial console or channel."""
+@functools.cache
+def _run_events() -> None:
+    """Let libvirt's event loop run, in a thread of its own; only connections opened from now on take part in it."""
+    libvirt.virEventRegisterDefaultImpl()
 
-    def __init__(self, stream: Any, what: str) -> None:
+    def run() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    threading.Thread(target=run, daemon=True, name="libvirt events").start()
+
+
+class LibvirtConsole:
+    """A libvirt stream to a guest's serial console or channel, on a connection of its own.
+
+    What comes is taken by libvirt's event loop. In a blocking stream, who waits in virStreamRecv while another thread
+    sends may miss what came in just between, and then sleeps on until something else comes: virNetClientSendStream (of
+    libvirt 11.3) does not look again once it has the connection's lock. One SSH session in thirty hung so.
+    """
+
+    def __init__(self, connection: Any, stream: Any, what: str) -> None:
+        self._connection = connection
         self._stream = stream
         self._what = what
-        self._closing = threading.Lock()
-        self._closed = False
+        self._arrived = bytearray()
+        self._changed = threading.Condition()
+        self._ended = self._closed = False
+        self._failure: libvirt.libvirtError | None = None
+
+    @classmethod
+    def open(cls, uri: str, what: str, attach: Callable[[Any, Any], object]) -> LibvirtConsole:
+        """Open one.
+
+        Args:
+            attach: connects the stream that it is given, on the connection that it is given.
+
+        Raises:
+            HypervisorError: with `what` in front.
+        """
+        with _RUNNING_EVENTS:
+            _run_events()
+        with saying(what):
+            connection = libvirt.open(uri)
+            try:
+                stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
+                attach(connection, stream)
+                console = cls(connection, stream, what)
+                anything = libvirt.VIR_STREAM_EVENT_READABLE | _OVER
+                stream.eventAddCallback(anything, lambda _stream, events, _opaque: console._take(events), None)
+            except BaseException:
+                connection.close()
+                raise
+        return console
+
+    def _take(self, events: int) -> None:
+        """What the event loop calls: something came, or the end did."""
+        with self._changed:
+            try:
+                data = self._stream.recv(CHUNK_BYTES)
+                self._ended = data == b"" or (data == _NOT_YET and bool(events & _OVER))
+            except libvirt.libvirtError as failure:
+                self._ended, self._failure = True, failure
+            else:
+                self._arrived += data if isinstance(data, bytes) else b""
+            if self._ended:
+                self._stream.eventRemoveCallback()
+            self._changed.notify_all()
 
     def read(self, size: int = 4096) -> bytes:
-        try:
-            return bytes(self._stream.recv(size))
-        except libvirt.libvirtError as error:
-            if self._closed:
-                return b""
-            raise HypervisorError(f"{self._what}: {error.get_error_message()}") from error
+        with self._changed:
+            self._changed.wait_for(lambda: self._arrived or self._ended or self._closed)
+            data = bytes(self._arrived[:size])
+            del self._arrived[:size]
+            if self._failure and not data and not self._closed:
+                raise HypervisorError(f"{self._what}: {self._failure.get_error_message()}") from self._failure
+            return data
 
     def write(self, data: bytes) -> None:
         with saying(self._what):
             while data:
-                data = data[self._stream.send(data[:CHUNK_BYTES]) :]
+                sent = self._stream.send(data[:CHUNK_BYTES])
+                data = data[max(sent, 0) :]
+                if sent == _NOT_YET:
+                    time.sleep(_FULL_S)
 
     def close(self) -> None:
-        with self._closing:
+        with self._changed:
             if self._closed:
                 return
             self._closed = True
-        # The far end may have closed it already; a thread that waits in `read` wakes up either way.
-        with suppress(libvirt.libvirtError):
-            self._stream.abort()
+            self._changed.notify_all()
+        # The far end may have closed it already.
+        for let_go in (self._stream.eventRemoveCallback, self._stream.abort, self._connection.close):
+            with suppress(libvirt.libvirtError):
+                let_go()

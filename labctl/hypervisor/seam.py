@@ -132,7 +132,13 @@ class Hypervisor(Protocol):
         ...
 
     def open_channel(self, name: str, channel: str) -> Console:
-        """A virtio-serial channel by its target name (virDomainOpenChannel)."""
+        """A virtio-serial channel by its target name (virDomainOpenChannel), for as long as it stays open.
+
+        It is let go of when the connection ends, so also when its process is killed.
+
+        Raises:
+            ChannelTaken: somebody else has it open.
+        """
         ...
 
     # -- networks --------------------------------------------------------------------------------------------------

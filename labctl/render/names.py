@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 
 __all__ = [
+    "SSH_CHANNELS",
     "bridge_name",
     "console_log_name",
     "domain_name",
@@ -19,6 +20,9 @@ __all__ = [
     "record_name",
     "secrets_name",
 ]
+
+SSH_CHANNELS = tuple(f"labctl.ssh.{number}" for number in range(8))
+"""A domain's virtio-serial channels for SSH. One carries one session, so that none can be in another's way."""
 
 
 def domain_name(lab: str, node: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from labctl.errors import InputError
 from labctl.inventory import Mark
-from labctl.render.names import bridge_name, domain_name, network_name
+from labctl.render.names import SSH_CHANNELS, bridge_name, domain_name, network_name
 from labctl.render.templates import render_packaged
 from labctl.topology.spec import Accelerator, NetworkSpec
 
@@ -79,7 +79,8 @@ class DomainPlan:
 def domain_xml(plan: DomainPlan) -> str:
     """The definition of a node."""
     name = domain_name(plan.mark.lab, plan.mark.name)
-    return render_packaged("domain.xml.j2", {"plan": plan, "name": name, "mark": plan.mark})
+    context = {"plan": plan, "name": name, "mark": plan.mark, "ssh_channels": SSH_CHANNELS}
+    return render_packaged("domain.xml.j2", context)
 
 
 def nic_xml(nic: NicPlan) -> str:

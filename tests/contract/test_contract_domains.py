@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from contract_bench import LAB, MAC, Bench
 
-from labctl.errors import AgentGone, HypervisorError
+from labctl.errors import AgentGone, ChannelTaken, HypervisorError
 from labctl.hypervisor.seam import Hypervisor
 from labctl.inventory import DomainInfo, DomainState, FaultMark, Stage
 from labctl.render.names import domain_name, overlay_name
@@ -271,6 +271,19 @@ def test_closing_a_console_wakes_who_reads_from_it(bench: Bench, hypervisor: Hyp
     console.close()
     reader.join(10)
     assert seen == [b""]
+
+
+@pytest.mark.needs("streams")
+def test_a_channel_is_for_whoever_has_it_open_until_it_is_let_go(bench: Bench, hypervisor: Hypervisor) -> None:
+    name = bench.node("n1")
+    hypervisor.start_domain(name, paused=True)
+    for _ in range(2):
+        mine = hypervisor.open_channel(name, "labctl.ssh.0")
+        with pytest.raises(ChannelTaken, match=f"domain {name}: channel labctl.ssh.0"):
+            hypervisor.open_channel(name, "labctl.ssh.0")
+        another = hypervisor.open_channel(name, "labctl.ssh.1")
+        another.close()
+        mine.close()
 
 
 @pytest.mark.needs("streams")
