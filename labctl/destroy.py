@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from labctl import store
+from labctl.access.client import forget
 from labctl.errors import LabError
 from labctl.hypervisor.seam import Hypervisor
 from labctl.inventory import Inventory
@@ -52,6 +53,7 @@ def destroy_lab(hypervisor: Hypervisor, name: str, progress: Progress | None = N
             *_each(plan, Verb.REMOVE_VOLUME, hypervisor.remove_volume, progress),
             *_each(plan, Verb.REMOVE_NETWORK, hypervisor.remove_network, progress),
         ]
+        forget(name)
     if failures:
         raise ExceptionGroup(f"lab {name} could not be removed whole", failures)
     return plan

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from labctl.errors import DeadlineExceeded, HostError
 
-__all__ = ["found", "run", "run_bytes"]
+__all__ = ["become", "found", "run", "run_bytes"]
 
 
 def found(program: str) -> bool:
@@ -56,6 +58,16 @@ def run_bytes(
         said = (done.stderr or done.stdout).decode(errors="replace")
         raise HostError(f"{' '.join(command)}: exit code {done.returncode}\n{_tail(said)}")
     return done.stdout
+
+
+def become(argv: Sequence[str | Path]) -> NoReturn:
+    """Let a host program take this process's place: its terminal, its signals and its exit code are ours.
+
+    Raises:
+        HostError: the program is missing.
+    """
+    command = _command(argv)
+    os.execvp(command[0], command)  # noqa: S606 -- no shell, as everywhere
 
 
 def _command(argv: Sequence[str | Path]) -> list[str]:

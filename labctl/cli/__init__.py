@@ -11,7 +11,7 @@ from labctl.errors import InputError, LabError
 
 # The commands register themselves with `app`, in the order of `--help`.
 from labctl.cli import lab_commands, fault_commands, campaign_commands, snapshot_commands  # noqa: F401
-from labctl.cli import verdict_commands, node_commands, cluster_commands  # noqa: F401
+from labctl.cli import verdict_commands, node_commands, ssh_commands, cluster_commands  # noqa: F401
 from labctl.cli import secrets_commands, ca_commands  # noqa: F401
 from labctl.cli import image_commands, cache_commands, host_commands  # noqa: F401
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -89,3 +91,11 @@ def test_a_listener_that_fails_ends_the_program() -> None:
     with pytest.raises(HostError, match="not begun"):
         run(sh("echo begun; sleep 30; true"), on_line=refuse)
     assert time.monotonic() - began_s < 5
+
+
+def test_a_program_takes_our_place_with_our_process_and_its_own_exit_code() -> None:
+    script = "import os; from labctl.process import become; print(os.getpid(), flush=True)"
+    ours = [sys.executable, "-c", f"{script}; become(['sh', '-c', 'echo $$; exit 7'])"]
+    done = subprocess.run(ours, capture_output=True, text=True, check=False)
+    before, after = done.stdout.split()
+    assert (before == after, done.returncode) == (True, 7)
