@@ -51,15 +51,6 @@ class Users:
         """Somebody's mail address."""
         return f"{user}@{self.lab.spec.domain}"
 
-    @property
-    def submission(self) -> dict[str, str]:
-        """Where mail is handed in: at the array, if it has a rule for that, else at the hub transport server itself."""
-        if rule_for(self.cluster, 587, RuleProtocol.TCP) is not None:
-            return {}
-        hub = self.lab.spec.provider("hub-transport")
-        assert hub is not None
-        return {"address": str(hub.address), "host": hub.fqdn, "sources": ()}
-
     def probe(self, name: str, kind: Kind, port: int, user: str = "", **more: Any) -> Probe:
         """One user's probe, from a client of each member."""
         given: dict[str, Any] = {
@@ -74,20 +65,25 @@ class Users:
         }
         return Probe(name, kind, port=port, **{**given, **more})
 
-    def protocols(self) -> tuple[Probe, ...]:
-        """All that goes through the virtual address; what takes longest comes first."""
+    def groupware(self) -> tuple[Probe, ...]:
+        """Webmail and phones: what takes a server longest when it is asked for the first time, so it is asked first."""
+        return (
+            self.probe("webmail", Kind.WEBMAIL, 443, "alice"),
+            self.probe("phone", Kind.ACTIVESYNC, 443, "bob"),
+        )
+
+    def mail(self) -> tuple[Probe, ...]:
+        """All else that goes through the virtual address."""
         alice = self.address("alice")
         discover = DISCOVER.format(asks=ASKS, address=alice, answers=OUTLOOK)
         asked = {"path": "/autodiscover/autodiscover.xml", "post": discover, "expect": Expect(body="<Type>IMAP</Type>")}
         return (
-            self.probe("webmail", Kind.WEBMAIL, 443, "alice"),
-            self.probe("phone", Kind.ACTIVESYNC, 443, "bob"),
             self.probe("autodiscover", Kind.HTTPS, 443, **asked),
             self.probe("imap", Kind.IMAPS, 993, "bob"),
             self.probe("waiting", Kind.IDLE, 993, "carol"),
             self.probe("pop3", Kind.POP3S, 995, "bob"),
             self.probe("sieve", Kind.SIEVE, 4190, "bob"),
-            self.probe("submission", Kind.SUBMIT, 587, alice, to=self.address("bob"), **self.submission),
+            self.probe("submission", Kind.SUBMIT, 587, alice, to=self.address("bob")),
         )
 
     def download(self, member: str) -> Probe:
