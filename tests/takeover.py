@@ -16,6 +16,7 @@ from labctl.checks import (
     connections_kept,
     fault_confirmed,
     heal_confirmed,
+    interrupted_at_most,
     machines_lived,
     members_agree,
     members_answer,
@@ -43,6 +44,8 @@ class Takeover:
         keeps: asks on connections that last.
         limits: from so much on, nothing is concluded: guests that are emulated on few cores pause now and then.
         rejoin_within_s: from the heal until the members see each other.
+        alone: the member runs on, with its link up, and takes all for its own, until it hears the others again: in that
+            moment it answers, and resets, their clients as well.
     """
 
     fault: Fault
@@ -52,6 +55,7 @@ class Takeover:
     keeps: Probe
     limits: SamplerLimits
     rejoin_within_s: float
+    alone: bool = False
 
     @property
     def bound_s(self) -> float:
@@ -88,7 +92,11 @@ class Takeover:
             source for member in others for source in clients_of(seen, self.keeps.name, member, before_s=begun.at_s)
         ]
         before, after = Window(until_s=begun.at_s), Window(from_s=rejoined_s)
-        taken_over = Window(begun.at_s + self.bound_s, phase_after(seen, begun, FaultPhase.HEALED).at_s)
+        over_s = phase_after(seen, begun, FaultPhase.HEALED).at_s
+        taken_over = Window(begun.at_s + self.bound_s, over_s)
+        lasting = Window(until_s=over_s) if self.alone else Window()
+        heard_within_s = self.cluster.heartbeat.period_ms / 1000 + 2.0
+        returns = claim(interrupted_at_most, name, window=Window(over_s), bound_s=heard_within_s, **limits)
         return (
             claim(fault_confirmed, **fault),
             claim(heal_confirmed, **fault),
@@ -96,7 +104,8 @@ class Takeover:
             claim(members_answer, name, members, window=before, **limits),
             claim(no_failures, name, window=before, **limits),
             claim(only_affected, name, **fault, **limits),
-            claim(connections_kept, self.keeps.name, kept, **limits),
+            claim(connections_kept, self.keeps.name, kept, window=lasting, **limits),
+            *([returns] if self.alone else []),
             claim(recovers_within, when, theirs, bound_s=self.bound_s, **fault, **limits),
             claim(recovers_unaided, name, **fault, **limits),
             claim(members_answer, name, others, window=taken_over, **limits),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from takeover import Takeover
 
 from labctl.checks import SamplerLimits
-from labctl.faults import Fault, PowerOff
+from labctl.faults import Fault, Loss, PowerOff
 from labctl.probes.probe import Kind, Probe
 
 # From so much on the verdict is INCONCLUSIVE. Intervals are reckoned from when requests were really made, so that a
@@ -72,4 +72,5 @@ def kept(lab) -> Probe:
 def takeover(fault: Fault, lab) -> Takeover:
     """What the clients see of a fault; a member that has to boot takes longer to come back."""
     within_s = 60.0 if isinstance(fault, PowerOff) else 30.0
-    return Takeover(fault, lab.spec.clusters[0], web(lab), connect(lab), kept(lab), LIMITS, within_s)
+    cluster, alone = lab.spec.clusters[0], isinstance(fault, Loss)
+    return Takeover(fault, cluster, web(lab), connect(lab), kept(lab), LIMITS, within_s, alone)
