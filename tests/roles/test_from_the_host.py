@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import imaplib
 import os
-import signal
 import socket
 import ssl
 import subprocess
@@ -47,7 +46,7 @@ def ports(lab: Lab, environment: dict[str, str]) -> Iterator[dict[int, int]]:
                 assert process.stdout.readline() == f"127.0.0.1:{local} is {host}:{port} of client; Ctrl-C ends it\n"
             yield free
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
             process.wait(TIMEOUT_S)
 
 
