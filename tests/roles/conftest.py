@@ -13,6 +13,7 @@ import pytest
 from labctl.guest.agent import Guest
 from labctl.lab import Lab
 from labctl.secrets import Secrets
+from labctl.topology.spec import NodeSpec
 
 SCRIPT = "/run/labctl-in-client.py"
 
@@ -52,6 +53,19 @@ def user(lab: Lab, client: Guest, secrets: Secrets) -> Callable[[str], User]:
     """Makes a user of the lab at the client."""
     client.write_file(SCRIPT, (Path(__file__).parent / "in_client.py").read_bytes())
     return lambda name: User(client, name, f"{name}@{lab.spec.domain}", secrets.users[name])
+
+
+@pytest.fixture(params=["the virtual address", "one server"])
+def one_server(request: pytest.FixtureRequest, lab: Lab) -> NodeSpec | None:
+    """Whom users are led to: a Client Access server, whatever its name stands for, or whom the cluster chooses."""
+    asked = request.param == "one server"
+    return lab.spec.node(lab.cluster("mail").members[-1].node) if asked else None
+
+
+@pytest.fixture
+def at(one_server: NodeSpec | None) -> str:
+    """That server's address; empty for the cluster's choice."""
+    return str(one_server.address) if one_server else ""
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def test_who_logs_in_while_a_back_end_hangs_is_told_soon_and_gets_in_again_by_hi
     browser = Browser(client, access, carol.name)
 
     def imap():
-        return carol.does("imap_subjects", host=access, address=str(server.address))
+        return carol.does("imap_subjects", host=access, at=str(server.address))
 
     def webmail():
         browser.log_in(carol.password, straight_to(server))

@@ -105,13 +105,14 @@ vacation :days 1 :subject "Away: {subject}" "I am on holiday.";
 """
 
 
-def test_who_is_away_answers_by_a_script_of_his_own(user, hub, store, subject):
+def test_who_is_away_answers_by_a_script_of_his_own(lab, user, subject, at):
+    through = {"host": lab.cluster("mail").fqdn, "at": at}
     alice, bob = user("alice"), user("bob")
-    bob.does("sieve", host=store, script=AWAY.format(subject=subject))
+    bob.does("sieve", **through, script=AWAY.format(subject=subject))
     try:
-        alice.does("send", host=hub, to=[bob.address], subject="where are you?")
+        alice.does("send", **through, to=[bob.address], subject="where are you?")
         away = f"Away: {subject}"
-        found = alice.does("imap_subjects", host=store, wanted=away, within_s=ARRIVES_WITHIN_S)
+        found = alice.does("imap_subjects", **through, wanted=away, within_s=ARRIVES_WITHIN_S)
     finally:
-        bob.does("sieve", host=store, script="")
+        bob.does("sieve", **through, script="")
     assert away in found
