@@ -1,13 +1,12 @@
 """A phone, run in the client guest: Exchange ActiveSync ([MS-ASHTTP], [MS-ASCMD], WBXML as in [MS-ASWBXML]).
 
-`activesync.py` with {host, at, user, password, wanted, within_s} as JSON on standard input; it provisions itself, asks
-for the folders, and syncs the inbox until a mail with the subject `wanted` is there. Prints what it saw as JSON.
+`activesync.py` with {host, user, password, wanted, within_s} as JSON on standard input; it provisions itself, asks for
+the folders, and syncs the inbox until a mail with the subject `wanted` is there. Prints what it saw as JSON.
 """
 
 import base64
 import http.client
 import json
-import socket
 import ssl
 import sys
 import time
@@ -113,14 +112,7 @@ class Phone:
         return (texts(said, SYNC, 0x0B) or [key])[0], texts(said, MAIL, 0x14)
 
 
-def lead(host, address):
-    """Let a name stand for one address, as a line in the hosts file would; an empty one leaves that to DNS."""
-    ask = socket.getaddrinfo
-    socket.getaddrinfo = lambda name, *more, **how: ask(address if name == host and address else name, *more, **how)
-
-
-def main(host, at, user, password, wanted, within_s):
-    lead(host, at)
+def main(host, user, password, wanted, within_s):
     phone = Phone(host, user, password)
     policy = phone.provision()
     folders = phone.folders()
