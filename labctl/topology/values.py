@@ -87,28 +87,29 @@ def _wrong(says: str) -> PydanticCustomError:
     return PydanticCustomError("labctl", "{says}", {"says": says})
 
 
+def _no_address(value: object, says: str) -> PydanticCustomError:
+    return _wrong(f"{says}; the prefix length is the network's" if "/" in str(value) else says)
+
+
 def _address(value: object) -> IPv4Address:
     try:
         return IPv4Address(value if isinstance(value, str) else "")
     except AddressValueError:
-        advice = "; the prefix length is the network's" if "/" in str(value) else ""
-        raise _wrong(f"is not an IPv4 address{advice}") from None
+        raise _no_address(value, "is not an IPv4 address") from None
 
 
 def _address6(value: object) -> IPv6Address:
     try:
         return _plain6(value)
     except AddressValueError:
-        advice = "; the prefix length is the network's" if "/" in str(value) else ""
-        raise _wrong(f"is not an IPv6 address{advice}") from None
+        raise _no_address(value, "is not an IPv6 address") from None
 
 
 def _any_address(value: object) -> IPAddress:
     try:
         return _ip(value)
     except AddressValueError:
-        advice = "; the prefix length is the network's" if "/" in str(value) else ""
-        raise _wrong(f"is neither an IPv4 nor an IPv6 address{advice}") from None
+        raise _no_address(value, "is neither an IPv4 nor an IPv6 address") from None
 
 
 def _ip(value: object) -> IPAddress:
