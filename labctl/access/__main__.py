@@ -14,6 +14,7 @@ from labctl.access.files import SshFiles, full_name
 from labctl.errors import LabError
 from labctl.guest.agent import Guest
 from labctl.hypervisor.libvirt_api import connect
+from labctl.process import end_in_order
 from labctl.render.names import domain_name
 
 
@@ -29,6 +30,7 @@ def main(directory: str, uri: str, lab: str, node: str) -> None:
 
 
 if __name__ == "__main__":
+    end_in_order()
     try:
         main(*sys.argv[1:])
     except LabError as error:

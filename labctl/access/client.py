@@ -78,10 +78,11 @@ def _host(files: SshFiles, uri: str, lab: str, node: str) -> str:
 def _proxy_command(files: SshFiles, uri: str, lab: str, node: str) -> Sequence[str]:
     """The command whose input and output are a session with the node.
 
-    Without Ctrl-C: that is for ssh, whose end is this one's end, too.
+    Without Ctrl-C, and without the SIGHUP that ssh(1) ends its ProxyCommand with: the end of its input is its end, and
+    it has a channel to let go of first.
     """
     module = (sys.executable, "-P", "-m", "labctl.access")
-    return ("/usr/bin/env", "--ignore-signal=INT", *module, str(files.directory), uri, lab, node)
+    return ("/usr/bin/env", "--ignore-signal=INT,HUP", *module, str(files.directory), uri, lab, node)
 
 
 def _escaped(text: str) -> str:

@@ -8,6 +8,7 @@ import sys
 from labctl.cli.app import app
 from labctl.console import SAYS
 from labctl.errors import InputError, LabError
+from labctl.process import end_in_order
 
 # The commands register themselves with `app`, in the order of `--help`.
 from labctl.cli import lab_commands, fault_commands, campaign_commands, snapshot_commands  # noqa: F401
@@ -21,8 +22,10 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line; errors become a message, a next step and an exit code.
 
-    0 fine, 1 verdict failed, 2 bad input, 3 environment, 4 deadline, 130 interrupted, 141 nobody reads our output.
+    0 fine, 1 verdict failed, 2 bad input, 3 environment, 4 deadline, 130 interrupted, 141 nobody reads our output,
+    129 and 143 ended by SIGHUP and SIGTERM.
     """
+    end_in_order()
     try:
         app(prog_name="labctl", standalone_mode=True)
     except LabError as error:

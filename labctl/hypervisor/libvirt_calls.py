@@ -119,7 +119,7 @@ class LibvirtConsole:
 
     What comes is taken by libvirt's event loop. In a blocking stream, who waits in virStreamRecv while another thread
     sends may miss what came in just between, and then sleeps on until something else comes: virNetClientSendStream (of
-    libvirt 11.3) does not look again once it has the connection's lock. One SSH session in thirty hung so.
+    libvirt 11.3) does not look again once it has the connection's lock.
     """
 
     def __init__(self, connection: Any, stream: Any, what: str) -> None:
@@ -128,7 +128,8 @@ class LibvirtConsole:
         self._what = what
         self._arrived = bytearray()
         self._changed = threading.Condition()
-        self._ended = self._closed = False
+        self._letting_go = threading.Lock()
+        self._ended = self._closed = self._let_go = False
         self._failure: libvirt.libvirtError | None = None
 
     @classmethod
@@ -188,12 +189,19 @@ class LibvirtConsole:
                     time.sleep(_FULL_S)
 
     def close(self) -> None:
+        """Let go of it; whoever comes second waits for the first, so that no process ends with a stream that is open.
+
+        virtqemud and libvirtd (11.3) can lock up for good when a client goes away while its stream has something for
+        it: daemonStreamEvent closes the client under the lock that the client's close wants.
+        """
         with self._changed:
-            if self._closed:
-                return
             self._closed = True
             self._changed.notify_all()
-        # The far end may have closed it already.
-        for let_go in (self._stream.eventRemoveCallback, self._stream.abort, self._connection.close):
-            with suppress(libvirt.libvirtError):
-                let_go()
+        with self._letting_go:
+            if self._let_go:
+                return
+            self._let_go = True
+            # The far end may have closed it already.
+            for let_go in (self._stream.eventRemoveCallback, self._stream.abort, self._connection.close):
+                with suppress(libvirt.libvirtError):
+                    let_go()

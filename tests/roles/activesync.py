@@ -1,12 +1,14 @@
 """A phone, run in the client guest: Exchange ActiveSync ([MS-ASHTTP], [MS-ASCMD], WBXML as in [MS-ASWBXML]).
 
-`activesync.py` with {host, user, password, wanted, within_s} as JSON on standard input; it provisions itself, asks for
-the folders, and syncs the inbox until a mail with the subject `wanted` is there. Prints what it saw as JSON.
+`activesync.py` with {host, at, user, password, device, wanted, within_s} as JSON on standard input; it provisions
+itself, asks for the folders, and syncs the inbox until a mail with the subject `wanted` is there. Prints what it saw as
+JSON. `host` is asked at the address `at`, or where DNS says if that is empty.
 """
 
 import base64
 import http.client
 import json
+import socket
 import ssl
 import sys
 import time
@@ -75,15 +77,18 @@ def texts(said, page, token):
 
 
 class Phone:
-    def __init__(self, host, user, password):
-        self.host, self.user, self.policy = host, user, "0"
+    def __init__(self, host, at, user, password, device):
+        self.host, self.at, self.user, self.device, self.policy = host, at or host, user, device, "0"
         word = base64.b64encode(f"{user}:{password}".encode()).decode()
         self.headers = {"Authorization": f"Basic {word}", "MS-ASProtocolVersion": "14.1"}
         self.headers["Content-Type"] = "application/vnd.ms-sync.wbxml"
 
     def ask(self, command, tree):
         connection = http.client.HTTPSConnection(self.host, timeout=60, context=ssl.create_default_context())
-        path = f"/Microsoft-Server-ActiveSync?Cmd={command}&User={self.user}&DeviceId=labctl0001&DeviceType=SmartPhone"
+        connection._create_connection = lambda address, *how: socket.create_connection((self.at, address[1]), *how)
+        path = (
+            f"/Microsoft-Server-ActiveSync?Cmd={command}&User={self.user}&DeviceId={self.device}&DeviceType=SmartPhone"
+        )
         connection.request("POST", path, encode(tree), {**self.headers, "X-MS-PolicyKey": self.policy})
         answer = connection.getresponse()
         data = answer.read()
@@ -112,8 +117,8 @@ class Phone:
         return (texts(said, SYNC, 0x0B) or [key])[0], texts(said, MAIL, 0x14)
 
 
-def main(host, user, password, wanted, within_s):
-    phone = Phone(host, user, password)
+def main(host, at, user, password, device, wanted, within_s):
+    phone = Phone(host, at, user, password, device)
     policy = phone.provision()
     folders = phone.folders()
     inbox = next(server_id for server_id, _, kind in folders if kind == INBOX)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -99,3 +100,34 @@ def test_a_program_takes_our_place_with_our_process_and_its_own_exit_code() -> N
     done = subprocess.run(ours, capture_output=True, text=True, check=False)
     before, after = done.stdout.split()
     assert (before == after, done.returncode) == (True, 7)
+
+
+_ENDED = """
+import sys, time
+from labctl.process import end_in_order
+end_in_order()
+try:
+    print("begun", flush=True)
+    time.sleep(60)
+finally:
+    print("ended what was begun", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_process_that_is_told_to_end_ends_what_it_has_begun(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", _ENDED], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(number)
+        assert process.stdout.read() == "ended what was begun\n"
+    assert process.returncode == 128 + number
+
+
+def test_a_process_that_was_told_to_outlive_its_terminal_does() -> None:
+    argv = ["/usr/bin/env", "--ignore-signal=HUP", sys.executable, "-c", _ENDED.replace("60", "1")]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGHUP)
+    assert process.returncode == 0
