@@ -130,4 +130,5 @@ def test_a_process_that_was_told_to_outlive_its_terminal_does() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGHUP)
+        assert process.stdout.read() == "ended what was begun\n"
     assert process.returncode == 0
