@@ -36,11 +36,13 @@ class Catalogue:
         roles: the roles that each role requires somewhere in the lab, by role.
         images: by name.
         companions: the roles that come with each role on its node, by role.
+        files: what each role writes on its node, by role.
     """
 
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     images: Mapping[str, ImageDefaults] = field(default_factory=dict)
     companions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def with_companions(self, roles: Iterable[str]) -> tuple[str, ...]:
         """`roles`, each after those that come with it, and each once."""
@@ -52,7 +54,7 @@ class Catalogue:
 
 
 def load_catalogue(library: Path | None = None, images: Path | None = None) -> Catalogue:
-    """Read `role.yaml` (keys `requires` and `with`) and `recipe.yaml` (key `memory_mib`) of every role and image.
+    """Read `role.yaml` (keys `requires`, `with`, `files`) and `recipe.yaml` (`memory_mib`) of every role and image.
 
     Args:
         library: the folder of role folders; labctl's own by default.
@@ -82,6 +84,7 @@ def _read(library: Path, images: Path) -> Catalogue:
         {name: _roles(document, "requires") for name, document in roles.items()},
         {path.parent.name: ImageDefaults(_memory_mib(path)) for path in sorted(images.glob("*/recipe.yaml"))},
         companions,
+        {name: _files(document) for name, document in roles.items()},
     )
 
 
@@ -91,6 +94,14 @@ def _roles(document: Document, key: str) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise _unusable(document, key, "is not a list of roles")
     return tuple(str(name) for name in names)
+
+
+def _files(document: Document) -> tuple[str, ...]:
+    found = _key(document, "files")
+    files = {} if found is None else found
+    if not isinstance(files, dict):
+        raise _unusable(document, "files", "is not a mapping of paths to templates")
+    return tuple(str(path) for path in files)
 
 
 def _memory_mib(path: Path) -> int:

@@ -18,7 +18,14 @@ from labctl.topology.check_clusters import (
 )
 from labctl.topology.check_names import check_domain, check_fqdns, check_names
 from labctl.topology.check_networks import check_addresses, check_macs, check_network_names, check_subnets
-from labctl.topology.check_nodes import check_images, check_nics, check_required_roles, check_roles, check_session
+from labctl.topology.check_nodes import (
+    check_images,
+    check_nics,
+    check_required_roles,
+    check_roles,
+    check_roles_together,
+    check_session,
+)
 from labctl.topology.check_port_rules import (
     check_overlaps,
     check_rule_addresses,
@@ -57,7 +64,7 @@ CHECKS = (
     check_directory,
 )
 
-CATALOGUE_CHECKS = (check_images, check_roles, check_required_roles)
+CATALOGUE_CHECKS = (check_images, check_roles, check_roles_together, check_required_roles)
 
 
 def check(topology: Topology, catalogue: Catalogue) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from labctl.topology.finding import Finding, KeyPath
 from labctl.topology.model import Topology
 from labctl.topology.spec import WEBMAIL_ROLE, Session
 
-__all__ = ["check_images", "check_nics", "check_required_roles", "check_roles", "check_session"]
+__all__ = ["check_images", "check_nics", "check_required_roles", "check_roles", "check_roles_together", "check_session"]
 
 
 def check_nics(topology: Topology) -> Iterator[Finding]:
@@ -56,6 +56,19 @@ def _loop(role: str, catalogue: Catalogue) -> tuple[str, ...]:
                 seen.add(required)
                 chains.append((*chain, required))
     return ()
+
+
+def check_roles_together(topology: Topology, catalogue: Catalogue) -> Iterator[Finding]:
+    """No two roles of a node, nor what comes with them, write the same file: the later would undo the earlier."""
+    for name, node in topology.nodes.items():
+        writers: dict[str, str] = {}
+        for index, role in enumerate(node.roles):
+            for part in catalogue.with_companions((role,)):
+                taken = {f: writers.setdefault(f, part) for f in catalogue.files.get(part, ())}
+                # Of two roles, the first file will do.
+                for other, file in {other: file for file, other in reversed(taken.items()) if other != part}.items():
+                    says = f"{part} and {other} both write {file}; expected them on different nodes"
+                    yield Finding(("nodes", name, "roles", index), says)
 
 
 def check_required_roles(topology: Topology, catalogue: Catalogue) -> Iterator[Finding]:

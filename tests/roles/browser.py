@@ -56,8 +56,19 @@ class Browser:
 
     def inbox(self, via: Sequence[str] = ()) -> str | None:
         """What webmail says of the inbox; None when it shows its page to log in at, since it knows of no session."""
+        body = self._shows("folderINBOX/view", via, "--data", "{}")
+        return None if body.startswith("<!DOCTYPE html>") else body
+
+    def mails(self, via: Sequence[str] = ()) -> dict[str, int]:
+        """The number under which webmail shows each mail of the inbox, by subject."""
+        names, *mails = json.loads(self._shows("folderINBOX/view", via, "--data", "{}"))["headers"]
+        return {mail[names.index("Subject")]: mail[names.index("uid")] for mail in mails}
+
+    def read(self, number: int, via: Sequence[str] = ()) -> str:
+        """What webmail shows of one mail, headers and text."""
+        return self._shows(f"folderINBOX/{number}/view", via)
+
+    def _shows(self, what: str, via: Sequence[str], *more: str) -> str:
         token = self.client.shell(f"awk '$6 == \"XSRF-TOKEN\" {{print $7}}' {self.jar}")
         sent = ["-b", self.jar, "-H", f"X-XSRF-TOKEN: {token}", "-H", "Content-Type: application/json"]
-        url = f"https://{self.access}/SOGo/so/{self.name}/Mail/0/folderINBOX/view"
-        body = curl(self.client, via, url, *sent, "--data", "{}").lstrip()
-        return None if body.startswith("<!DOCTYPE html>") else body
+        return curl(self.client, via, f"https://{self.access}/SOGo/so/{self.name}/Mail/0/{what}", *sent, *more).lstrip()

@@ -43,17 +43,20 @@ def test_the_health_page_names_every_back_end(client, via, access):
     assert set(health.values()) == {"answers"}
 
 
-def test_a_user_logs_in_to_webmail_and_reads_his_mail(client, via, access, user, hub):
-    alice, browser = user("alice"), Browser(client, access, "alice")
-    subject = f"for webmail by {len(via)} {alice.client.clock_ns()}"
-    alice.does("send", host=hub, to=[alice.address], subject=subject)
+def test_a_user_logs_in_to_webmail_and_reads_what_another_sent(client, via, access, user, hub):
+    alice, bob, browser = user("alice"), user("bob"), Browser(client, access, "alice")
+    subject, body = f"for webmail {client.clock_ns()}", f"by {len(via)} at {client.clock_ns()}"
+    bob.does("send", host=hub, to=[alice.address], subject=subject, body=body)
     browser.log_in(alice.password, via)
 
     def arrived():
-        shown = browser.inbox(via) or ""
-        return (True if subject in shown else None), shown[:200]
+        mails = browser.mails(via)
+        return mails.get(subject), str(sorted(mails))
 
-    wait_until("the mail in webmail", arrived, Deadline.within(60), every_s=1)
+    number = wait_until("the mail in webmail", arrived, Deadline.within(60), every_s=1)
+    shown = browser.read(number, via)
+    assert body in shown
+    assert bob.address in shown
 
 
 def test_webmail_refuses_a_wrong_password(client, via, access):

@@ -21,7 +21,10 @@ def test_roles_and_images_are_read_from_their_folders(tmp_path: Path) -> None:
     _write(tmp_path / "images/tiny/recipe.yaml", "memory_mib: 96\nsuite: trixie\n")
     (tmp_path / "images/notes").mkdir()
     assert load_catalogue(tmp_path / "roles", tmp_path / "images") == Catalogue(
-        {"ca": (), "web": ("ca",)}, {"tiny": ImageDefaults(memory_mib=96)}, {"ca": (), "web": ("key",)}
+        {"ca": (), "web": ("ca",)},
+        {"tiny": ImageDefaults(memory_mib=96)},
+        {"ca": (), "web": ("key",)},
+        {"ca": (), "web": ("/etc/x",)},
     )
 
 
@@ -36,6 +39,7 @@ def test_a_role_comes_after_those_that_come_with_it_and_once() -> None:
         ("roles/web/role.yaml", "x: 1\nrequires: ca\n", "role.yaml:2:11: requires is not a list of roles"),
         ("roles/web/role.yaml", "with: 7\n", "role.yaml:1:7: with is not a list of roles"),
         ("roles/web/role.yaml", "requires: [1]\n", "role.yaml:1:11: requires is not a list of roles"),
+        ("roles/web/role.yaml", "files: [a]\n", "role.yaml:1:8: files is not a mapping of paths to templates"),
         ("images/tiny/recipe.yaml", "suite: trixie\n", "recipe.yaml:1:1: memory_mib is missing or not a number"),
         ("images/tiny/recipe.yaml", "memory_mib: 1G\n", "recipe.yaml:1:13: memory_mib is missing or not a number"),
         ("images/tiny/recipe.yaml", "memory_mib: [\n", "recipe.yaml:2:1: not YAML"),
