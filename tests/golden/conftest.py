@@ -35,8 +35,8 @@ def catalogue() -> Catalogue:
     images = {"debian-13": ImageDefaults(memory_mib=768), "micro": ImageDefaults(memory_mib=192)}
     companions = {"client-access": ("certificate",), "domain-controller": ("certificate",)}
     files = {
-        "client-access": ("/etc/dovecot/dovecot.conf",),
-        "mailbox": ("/etc/dovecot/dovecot.conf", "/etc/ldap.conf"),
+        "client-access": ("/etc/dovecot.conf",),
+        "mailbox": ("/etc/dovecot.conf", "/etc/ldap.conf"),
     }
     return Catalogue(roles, images, companions, files)
 
