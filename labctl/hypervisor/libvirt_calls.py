@@ -6,6 +6,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -14,7 +15,7 @@ import libvirt
 from labctl.errors import HypervisorError
 from labctl.hypervisor.sparse import CHUNK_BYTES
 
-__all__ = ["Connection", "LibvirtConsole", "found", "saying", "settle", "unsupported"]
+__all__ = ["Connection", "LibvirtConsole", "found", "open_connection", "saying", "settle", "unsupported"]
 
 _HINTS = {
     libvirt.VIR_ERR_AUTH_FAILED: "join the group libvirt and log in again, or use sudo",
@@ -23,6 +24,7 @@ _HINTS = {
     libvirt.VIR_ERR_NO_CONNECT: "labctl doctor says what is missing",
     libvirt.VIR_ERR_SYSTEM_ERROR: "labctl doctor says what is missing",
 }
+OPEN_WITHIN_S = 60.0
 _IDLE_S = 1.0  # after that, one more question to the daemon costs nobody anything
 _OVER = libvirt.VIR_STREAM_EVENT_ERROR | libvirt.VIR_STREAM_EVENT_HANGUP
 _NOT_YET = -2  # virStreamRecv, virStreamSend
@@ -65,6 +67,29 @@ def settle(act: Callable[[], object], settled: Callable[[], bool]) -> None:
             raise
 
 
+def open_connection(uri: str, within_s: float = OPEN_WITHIN_S) -> Any:
+    """virConnectOpen, which waits for ever for a daemon that takes the connection and then says nothing.
+
+    Raises:
+        HypervisorError: it said nothing for `within_s` seconds.
+        libvirt.libvirtError: there is no connection to be had.
+    """
+    opened: Future[Any] = Future()
+
+    def dial() -> None:
+        try:
+            opened.set_result(libvirt.open(uri))
+        except libvirt.libvirtError as error:
+            opened.set_exception(error)
+
+    threading.Thread(target=dial, daemon=True, name="libvirt open").start()
+    try:
+        return opened.result(within_s)
+    except TimeoutError as silence:
+        hint = "restart its daemon, with kill -9 if need be: guests run on without it"
+        raise HypervisorError(f"{uri}: the daemon has said nothing for {within_s:g} s", hint=hint) from silence
+
+
 class Connection:
     """A connection to a hypervisor that is opened again when its daemon was restarted.
 
@@ -74,7 +99,7 @@ class Connection:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._lock = threading.Lock()
-        self._connection = libvirt.open(uri)
+        self._connection = open_connection(uri)
         self._closed = False
         self._used_s = time.monotonic()
 
@@ -84,7 +109,7 @@ class Connection:
             idle_s, self._used_s = time.monotonic() - self._used_s, time.monotonic()
             # Without an event loop a daemon's death is seen only when it is asked something.
             if not self._closed and not (self._connection.isAlive() and (idle_s < _IDLE_S or self._answers())):
-                self._connection = libvirt.open(self.uri)
+                self._connection = open_connection(self.uri)
             return self._connection
 
     def _answers(self) -> bool:
@@ -145,7 +170,7 @@ class LibvirtConsole:
         with _RUNNING_EVENTS:
             _run_events()
         with saying(what):
-            connection = libvirt.open(uri)
+            connection = open_connection(uri)
             try:
                 stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
                 attach(connection, stream)
