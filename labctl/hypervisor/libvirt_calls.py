@@ -142,9 +142,7 @@ def _run_events() -> None:
 class LibvirtConsole:
     """A libvirt stream to a guest's serial console or channel, on a connection of its own.
 
-    What comes is taken by libvirt's event loop. In a blocking stream, who waits in virStreamRecv while another thread
-    sends may miss what came in just between, and then sleeps on until something else comes: virNetClientSendStream (of
-    libvirt 11.3) does not look again once it has the connection's lock.
+    What comes is taken by libvirt's event loop, so that who waits for it and who sends don't wait for each other.
     """
 
     def __init__(self, connection: Any, stream: Any, what: str) -> None:

@@ -104,7 +104,7 @@ def test_scp_and_rsync_copy_both_ways(ssh_config, tmp_path, guest, micro):
 
 
 def test_what_is_said_comes_back_at_once_every_time(labctl):
-    # Each is lost without a wake-up when the thread that waits for it misses that it came; see LibvirtConsole.
+    # Each is lost when whoever waits for it is not woken; see session.sh.
     with running(labctl, "ssh", "client", "echo begun; cat") as (process, _):
         for number in range(200):
             process.stdin.write(b"%d\n" % number)
