@@ -103,20 +103,25 @@ def test_a_program_takes_our_place_with_our_process_and_its_own_exit_code() -> N
 
 
 _ENDED = """
-import sys, time
+import sys
 from labctl.process import end_in_order
 end_in_order()
 try:
     print("begun", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 finally:
     print("ended what was begun", flush=True)
 """
 
 
+def _begun(*argv: str) -> subprocess.Popen[str]:
+    """A process that goes on until its input ends."""
+    return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_process_that_is_told_to_end_ends_what_it_has_begun(number: signal.Signals) -> None:
-    with subprocess.Popen([sys.executable, "-c", _ENDED], stdout=subprocess.PIPE, text=True) as process:
+    with _begun(sys.executable, "-c", _ENDED) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         process.send_signal(number)
@@ -125,10 +130,9 @@ def test_a_process_that_is_told_to_end_ends_what_it_has_begun(number: signal.Sig
 
 
 def test_a_process_that_was_told_to_outlive_its_terminal_does() -> None:
-    argv = ["/usr/bin/env", "--ignore-signal=HUP", sys.executable, "-c", _ENDED.replace("60", "1")]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+    with _begun("/usr/bin/env", "--ignore-signal=HUP", sys.executable, "-c", _ENDED) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGHUP)
-        assert process.stdout.read() == "ended what was begun\n"
+        assert process.communicate("", timeout=60)[0] == "ended what was begun\n"
     assert process.returncode == 0
