@@ -15,7 +15,7 @@ from labctl.lab import Lab
 from labctl.secrets import Secrets
 from labctl.topology.spec import NodeSpec
 
-SCRIPT = "/run/labctl-in-client.py"
+PLACE, SCRIPTS = "/run/labctl-test", ("phone.py", "in_client.py")
 
 
 class Refused(Exception):
@@ -41,7 +41,7 @@ class User:
         known |= {"sender": self.address} if verb == "send" else {"user": self.name}
         asked = json.dumps({**known, **arguments}).encode()
         within_s = 120.0 + arguments.get("within_s", 0.0)
-        said = self.client.succeed(["python3", SCRIPT, verb], stdin=asked, within_s=within_s)
+        said = self.client.succeed(["python3", f"{PLACE}/in_client.py", verb], stdin=asked, within_s=within_s)
         answer = json.loads(said)
         if "error" in answer:
             raise Refused(answer["kind"], answer["error"])
@@ -51,7 +51,9 @@ class User:
 @pytest.fixture
 def user(lab: Lab, client: Guest, secrets: Secrets) -> Callable[[str], User]:
     """Makes a user of the lab at the client."""
-    client.write_file(SCRIPT, (Path(__file__).parent / "in_client.py").read_bytes())
+    client.succeed(["mkdir", "-p", PLACE])
+    for script in SCRIPTS:
+        client.write_file(f"{PLACE}/{script}", (Path(__file__).parent / script).read_bytes())
     return lambda name: User(client, name, f"{name}@{lab.spec.domain}", secrets.users[name])
 
 

@@ -14,6 +14,8 @@ import ssl
 import sys
 import time
 
+from phone import phone
+
 TRUST = ssl.create_default_context()
 TIMEOUT_S = 30
 
@@ -102,7 +104,7 @@ def answer(file):
             raise OSError(f"ManageSieve: {line.strip() or 'the server hung up'}")
 
 
-VERBS = {verb.__name__: verb for verb in (send, login_in_clear, imap_subjects, imap_quota, pop3_subjects, sieve)}
+VERBS = {verb.__name__: verb for verb in (send, login_in_clear, imap_subjects, imap_quota, pop3_subjects, sieve, phone)}
 
 if __name__ == "__main__":
     asked = json.load(sys.stdin)

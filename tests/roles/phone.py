@@ -1,16 +1,8 @@
-"""A phone, run in the client guest: Exchange ActiveSync ([MS-ASHTTP], [MS-ASCMD], WBXML as in [MS-ASWBXML]).
-
-`activesync.py` with {host, at, user, password, device, wanted, within_s} as JSON on standard input; it provisions
-itself, asks for the folders, and syncs the inbox until a mail with the subject `wanted` is there. Prints what it saw as
-JSON. `host` is asked at the address `at`, or where DNS says if that is empty.
-"""
+"""A phone: Exchange ActiveSync ([MS-ASHTTP], [MS-ASCMD], WBXML as in [MS-ASWBXML]). A part of `in_client.py`."""
 
 import base64
 import http.client
-import json
-import socket
 import ssl
-import sys
 import time
 
 SYNC, PROVISION, FOLDERS, MAIL, BODY = 0, 14, 7, 2, 17
@@ -77,15 +69,14 @@ def texts(said, page, token):
 
 
 class Phone:
-    def __init__(self, host, at, user, password, device):
-        self.host, self.at, self.user, self.device, self.policy = host, at or host, user, device, "0"
+    def __init__(self, host, user, password, device):
+        self.host, self.user, self.device, self.policy = host, user, device, "0"
         word = base64.b64encode(f"{user}:{password}".encode()).decode()
         self.headers = {"Authorization": f"Basic {word}", "MS-ASProtocolVersion": "14.1"}
         self.headers["Content-Type"] = "application/vnd.ms-sync.wbxml"
 
     def ask(self, command, tree):
         connection = http.client.HTTPSConnection(self.host, timeout=60, context=ssl.create_default_context())
-        connection._create_connection = lambda address, *how: socket.create_connection((self.at, address[1]), *how)
         path = (
             f"/Microsoft-Server-ActiveSync?Cmd={command}&User={self.user}&DeviceId={self.device}&DeviceType=SmartPhone"
         )
@@ -94,7 +85,7 @@ class Phone:
         data = answer.read()
         connection.close()
         if answer.status != 200:
-            raise SystemExit(f"{command}: {answer.status} {answer.reason}: {data[:200]!r}")
+            raise OSError(f"{command}: {answer.status} {answer.reason}: {data[:200]!r}")
         return decode(data) if data else []
 
     def provision(self):
@@ -117,19 +108,15 @@ class Phone:
         return (texts(said, SYNC, 0x0B) or [key])[0], texts(said, MAIL, 0x14)
 
 
-def main(host, at, user, password, device, wanted, within_s):
-    phone = Phone(host, at, user, password, device)
-    policy = phone.provision()
-    folders = phone.folders()
+def phone(host, user, password, device, wanted, within_s):
+    """A phone that provisions itself, asks for the folders, and syncs the inbox until a certain mail is there."""
+    own = Phone(host, user, password, device)
+    policy, folders = own.provision(), own.folders()
     inbox = next(server_id for server_id, _, kind in folders if kind == INBOX)
     plain = (SYNC, 0x17, [(SYNC, 0x18, "0"), (BODY, 0x05, [(BODY, 0x06, "1")])])
-    key, subjects = phone.sync(inbox, "0")[0], []
+    key, subjects = own.sync(inbox, "0")[0], []
     deadline = time.monotonic() + within_s
     while wanted not in subjects and time.monotonic() < deadline:
-        key, more = phone.sync(inbox, key, (SYNC, 0x1E, "1"), (SYNC, 0x13, "1"), (SYNC, 0x15, "50"), plain)
+        key, more = own.sync(inbox, key, (SYNC, 0x1E, "1"), (SYNC, 0x13, "1"), (SYNC, 0x15, "50"), plain)
         subjects += more
-    print(json.dumps({"policy": policy, "folders": [name for _, name, _ in folders], "subjects": subjects}))
-
-
-if __name__ == "__main__":
-    main(**json.load(sys.stdin))
+    return {"policy": policy, "folders": [name for _, name, _ in folders], "subjects": subjects}
