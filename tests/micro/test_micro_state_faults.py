@@ -8,7 +8,7 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +18,13 @@ from conftest import IMPORTS_S, CommandLine, Said
 
 import labctl as package
 from labctl.errors import InputError, LabError, causes
+from labctl.hypervisor.seam import Hypervisor
 from labctl.inventory import Inventory
 from labctl.lab import Lab, inventory
 from labctl.plan import Verb
 from labctl.ready import find_ready
 from labctl.saveimage import HEADER_BYTES
-from labctl.state.kept import State, discard_state, state_users, states, sweep, write_manifest
+from labctl.state.kept import Manifest, State, discard_state, state_users, states, sweep, write_manifest
 from labctl.state.save import Inside, save_state
 from labctl.store import shipped
 from topologies import two_nodes
@@ -35,9 +36,16 @@ SEED = 20101004
 KILLS = 8
 
 
+@pytest.fixture(scope="module")
+def kept(micro) -> Iterator[None]:
+    """What is kept of the lab from one test to the next, so that it is not provisioned for each; gone afterwards."""
+    yield
+    discard(micro.hypervisor, lambda _manifest: True)
+
+
 @pytest.fixture
-def own(micro, tmp_path) -> Iterator[Lab]:
-    """A lab of two nodes, a member and another one, with its ready state; all of it is gone afterwards."""
+def own(micro, kept, tmp_path) -> Iterator[Lab]:
+    """A lab of two nodes, a member and another one, with its ready state; that alone is left for the next test."""
     topology = two_nodes(tmp_path / "two.yaml", NAME)
     topology.write_text(topology.read_text().replace("m1: {", "m1: {roles: [web-server], "))
     lab = Lab.from_topology(topology, hypervisor=micro.hypervisor)
@@ -46,11 +54,16 @@ def own(micro, tmp_path) -> Iterator[Lab]:
         yield lab
     finally:
         lab.destroy()
-        for manifest in states(lab.hypervisor):
-            if manifest.lab == NAME:
-                discard_state(lab.hypervisor, manifest.key)
-        sweep(lab.hypervisor, now_s=time.time(), lab=NAME)
+        discard(lab.hypervisor, lambda manifest: bool(manifest.name))
     assert inventory(lab.hypervisor).of(NAME) == Inventory()
+
+
+def discard(hypervisor: Hypervisor, which: Callable[[Manifest], bool]) -> None:
+    """Of the states of the lab, those that are not to be there for the next test."""
+    for manifest in states(hypervisor):
+        if manifest.lab == NAME and which(manifest):
+            discard_state(hypervisor, manifest.key)
+    sweep(hypervisor, now_s=time.time(), lab=NAME)
 
 
 def ready_state(lab: Lab) -> State:
@@ -206,6 +219,8 @@ def test_an_image_whose_header_is_unknown_is_left_alone_and_the_node_is_booted(o
     assert not [note for note in said.notes if note.startswith("other: ")]  # that one's RAM is fine
     assert_ready(own)
     assert b"".join(own.hypervisor.download_volume(ram.name, length=16)) == b"SomethingElse..."
+    own.destroy()
+    discard_state(own.hypervisor, state.manifest.key)
 
 
 def test_a_snapshot_whose_parent_is_gone_is_refused_before_anything_is_touched(own):
