@@ -114,6 +114,6 @@ def test_commands_leave_no_files_behind(guest):
 
 
 def test_a_node_that_is_not_there_is_an_error_that_names_those_that_are(micro):
-    with pytest.raises(InputError, match="lab test-micro has no node dc") as caught:
+    with pytest.raises(InputError, match=f"lab {micro.name} has no node dc") as caught:
         micro.guest("dc")
     assert caught.value.hint == "its nodes: m1, m2, client"

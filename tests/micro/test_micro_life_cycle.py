@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import libvirt
@@ -110,12 +110,17 @@ def test_nodes_have_the_time_zone_of_the_topology(life):
     assert lab.guest("other").shell("date -d @0 +%H:%M%z; cat /etc/timezone") == "01:00+0100\nEurope/Berlin"
 
 
+def but_sizes(held: Inventory) -> Inventory:
+    """All but how large its volumes are: guests that run write to their disks and consoles."""
+    return replace(held, volumes=tuple(replace(v, capacity_bytes=0, allocation_bytes=0) for v in held.volumes))
+
+
 def test_a_lab_that_is_up_is_left_alone(life):
     life.up()
-    before = life.held
+    before = but_sizes(life.held)
     _, done = life.up()
     assert done == []
-    assert life.held == before
+    assert but_sizes(life.held) == before
 
 
 def test_what_was_switched_off_by_hand_is_what_up_mends(life):

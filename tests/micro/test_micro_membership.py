@@ -299,7 +299,7 @@ def test_a_member_whose_service_dies_loses_that_rule_alone_and_its_clients_go_to
             serving.sample_rounds(2)
         wait_owned(3)
         back_s = three.clock.now_s()
-        serving.sample_rounds(1, at_least_s=2 * SLOW_S)
+        serving.sample_rounds(3, at_least_s=2 * SLOW_S)  # each client once SLOW_S is over
     seen = history.read()
     begun = injection(seen, **dead)
     healed_s = phase_after(seen, begun, FaultPhase.HEALED).at_s

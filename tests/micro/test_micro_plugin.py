@@ -19,6 +19,8 @@ from labctl.lab import Lab, inventory
 pytestmark = pytest.mark.lab(topology="micro")
 
 OTHER = "test-nested"
+# Of a run of its own, which is no worker of the run that starts it.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
 README = Path(__file__).parents[2] / "README.md"
 
 
@@ -32,7 +34,7 @@ def run_tests(tmp_path):
         return subprocess.run(
             [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, "test_it.py"],
             cwd=tmp_path,
-            env={**os.environ, "LABCTL_ARTIFACTS": str(tmp_path / "evidence")},
+            env={**ENVIRONMENT, "LABCTL_ARTIFACTS": str(tmp_path / "evidence")},
             capture_output=True,
             text=True,
             timeout=180,
@@ -189,6 +191,7 @@ def test_a_run_waits_for_another_one_that_uses_the_same_lab(micro, tmp_path):
     run = subprocess.Popen(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-s", "--lab", micro.name, "test_it.py"],
         cwd=tmp_path,
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
