@@ -167,7 +167,7 @@ END:VCALENDAR
 """
 
 
-def test_a_meeting_in_one_users_calendar_shows_him_busy_to_another_and_not_why(client, access, user):
+def test_a_meeting_in_one_users_calendar_shows_him_busy_to_another_and_not_why(client, via, access, user):
     """As a calendar program asks (RFC 6638, 5): by a request to its own outbox, which is the user's calendar."""
     alice, bob = user("alice"), user("bob")
     now_s = client.clock_ns() // 10**9
@@ -175,7 +175,7 @@ def test_a_meeting_in_one_users_calendar_shows_him_busy_to_another_and_not_why(c
 
     def calendar(who, method, path, text, *more):
         sent = ["-u", f"{who.name}:{who.password}", "-X", method, "-H", "Content-Type: text/calendar", *more]
-        return curl(client, [], f"https://{access}/SOGo/dav/{who.name}/Calendar/{path}", *sent, "--data-binary", text)
+        return curl(client, via, f"https://{access}/SOGo/dav/{who.name}/Calendar/{path}", *sent, "--data-binary", text)
 
     asked = WHEN_FREE.format(uid=uid, day=day, asks=bob.address, asked=alice.address).replace("\n", "\r\n")
     parties = ["-H", f"Originator: mailto:{bob.address}", "-H", f"Recipient: mailto:{alice.address}"]
