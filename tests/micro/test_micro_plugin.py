@@ -184,6 +184,30 @@ def test_what_an_earlier_run_left_is_set_back_unless_it_is_to_be_reused(run_test
     assert inventory(micro.hypervisor).of(OTHER) == Inventory()
 
 
+def test_each_worker_of_xdist_has_a_lab_of_its_own(run_tests, micro, tmp_path):
+    uri = micro.hypervisor.uri
+    done = run_tests(
+        """
+from pathlib import Path
+import pytest
+
+@pytest.mark.lab(topology="micro")
+def test_it(lab):
+    Path(f"{lab.name}.seen").write_text(lab.guest("m1").shell("cat /etc/machine-id"))
+""",
+        *("-n", "2", "--dist", "each", "--lab", OTHER, "--lab-connect", f"{uri},{uri}"),
+        *("--lab-report", "report.html"),
+    )
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
+    seen = {path.stem: path.read_text() for path in tmp_path.glob("*.seen")}
+    assert set(seen) == {f"{OTHER}-gw0", f"{OTHER}-gw1"}
+    assert len(set(seen.values())) == 2
+    report = (tmp_path / "report.html").read_text()
+    assert all(name in report for name in seen)
+    assert all(inventory(micro.hypervisor).of(name) == Inventory() for name in seen)
+
+
 def test_a_run_waits_for_another_one_that_uses_the_same_lab(micro, tmp_path):
     (tmp_path / "test_it.py").write_text(
         'import pytest\n\n@pytest.mark.lab(topology="micro")\ndef test_it(lab): pass\n'
