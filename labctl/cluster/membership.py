@@ -19,6 +19,7 @@ from labctl.topology.spec import ClusterSpec, Filtering, LabSpec, NodeSpec, Port
 __all__ = ["ClusterView", "MemberState", "MemberView", "join", "look", "wait_converged", "wait_settled"]
 
 KEEPALIVED = "/etc/keepalived/keepalived.conf"
+JOIN_WITHIN_S = 300.0  # of each step of it: in 32 emulated guests at once, the packet filter takes minutes to load
 
 
 class MemberState(StrEnum):
@@ -201,11 +202,11 @@ def join(guest: Guest, lab: LabSpec, node: NodeSpec) -> None:
     beats = _beats(guest, files[KEEPALIVED][0])
     guest.write_files({path: (text.encode(), mode) for path, (text, mode) in files.items()})
     for path in sorted(p for p in files if "/boot.d/" in p):
-        guest.succeed([path])
+        guest.succeed([path], within_s=JOIN_WITHIN_S)
     guest.succeed(["/bin/sh"], stdin=leftovers(lab, node).encode())
     if not beats:
-        guest.succeed(["/usr/sbin/keepalived", "--config-test", "--use-file", KEEPALIVED])
-        guest.succeed(["/usr/lib/labctl/service", "restart", "keepalived"])
+        guest.succeed(["/usr/sbin/keepalived", "--config-test", "--use-file", KEEPALIVED], within_s=JOIN_WITHIN_S)
+        guest.succeed(["/usr/lib/labctl/service", "restart", "keepalived"], within_s=JOIN_WITHIN_S)
 
 
 def _beats(guest: Guest, configuration: str) -> bool:
