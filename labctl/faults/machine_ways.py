@@ -28,6 +28,7 @@ class PowerOffWay(OnNode):
     def heal(self) -> None:
         if self._state() is not DomainState.RUNNING:
             self._hypervisor.start_domain(self._domain)
+        self._await_agent()
 
     def healed(self) -> Seen:
         return self._answers()
