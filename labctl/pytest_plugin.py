@@ -286,12 +286,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     written = config.stash[_HISTORIES]
     if hasattr(config, "workeroutput"):
         config.workeroutput["labctl_histories"] = written
-    elif (target := config.getoption("--lab-report")) and written:
-        from labctl.history import read_history
-        from labctl.report import write_report
+    elif target := config.getoption("--lab-report"):
+        config.stash[_KEPT].append(_report(written, target))
 
-        result = write_report([read_history(Path(p)) for p in written], Path(target))
-        config.stash[_KEPT].append(f"labctl: {result}, see {target}")
+
+def _report(written: list[str], target: str) -> str:
+    """Write it; what there is to say of it."""
+    if not written:
+        return f"labctl: no test has kept a history (the fixture `history`), so there is no report {target}"
+    from labctl.history import read_history
+    from labctl.report import write_report
+
+    result = write_report([read_history(Path(p)) for p in written], Path(target))
+    return f"labctl: {result}, see {target}"
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -6,11 +6,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import Said
 
 from labctl.lab import Lab
 from labctl.plan import Verb
-from labctl.ready import find_ready
 from labctl.state.kept import discard_state, states
 
 pytestmark = [pytest.mark.lab(topology="micro"), pytest.mark.timeout(600)]
@@ -142,13 +140,3 @@ def test_labs_of_other_names_stand_on_one_ready_state_side_by_side(clean_lab):
     finally:
         for lab in labs:
             lab.destroy()
-
-
-def test_a_ready_state_without_one_of_its_disks_is_not_used(clean_lab):
-    lab = clean_lab
-    lab.destroy()
-    state = find_ready(lab.blueprint.workshop(lab.hypervisor.ensure_pool(), Said()))
-    lab.hypervisor.remove_volume(state.machines["m1"].disk.name)
-    assert Verb.RESTORE_NODE not in {a.verb for a in lab.plan().actions}
-    lab.up()
-    assert [s.state for s in lab.status()] == ["ready"] * 3

@@ -199,6 +199,15 @@ def test_ram_that_cannot_be_used_is_thrown_away_with_a_word_and_the_disks_are_bo
     assert ready_state(own).manifest.key != state.manifest.key  # it was saved anew
 
 
+def test_a_ready_state_without_one_of_its_disks_is_not_used(own):
+    state = ready_state(own)
+    own.destroy()
+    own.hypervisor.remove_volume(state.machines["m1"].disk.name)
+    assert Verb.RESTORE_NODE not in {a.verb for a in own.plan().actions}
+    own.up()
+    assert_ready(own)
+
+
 def test_ram_of_another_qemu_is_not_tried_and_the_disks_are_booted(own):
     said, manifest = Said(), ready_state(own).manifest
     own.destroy()

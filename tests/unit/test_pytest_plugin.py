@@ -133,8 +133,10 @@ def test_the_report_knows_what_tests_expected_and_which_failed_only_at_their_end
     assert (more["outcome"], more["stands"]) == ("failed", "INCONCLUSIVE")
 
 
-def test_a_report_of_nothing_is_not_written(run_tests: Run, tmp_path: Path) -> None:
-    assert run_tests("def test_it(): pass", "--lab-report", "report.html").returncode == 0
+def test_a_report_of_nothing_is_not_written_and_that_is_told(run_tests: Run, tmp_path: Path) -> None:
+    done = run_tests("def test_it(): pass", "--lab-report", "report.html")
+    assert done.returncode == 0
+    assert "no test has kept a history (the fixture `history`), so there is no report report.html" in done.stdout
     assert not (tmp_path / "report.html").exists()
 
 
