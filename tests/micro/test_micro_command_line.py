@@ -50,7 +50,7 @@ def test_exec_that_runs_out_of_time_is_a_deadline(labctl):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["exec", "nobody", "--", "true"], "has no node nobody"),
+        (["exec", "nobody", "--", "true"], "lab {lab} has no node nobody"),
         (["exec", "--lab", "nowhere", "client", "--", "true"], "there is no lab nowhere"),
         (["status", "--lab", "nowhere"], "there is no lab nowhere"),
         (["up", "no-such-topology"], "no-such-topology"),
@@ -63,7 +63,7 @@ def test_exec_that_runs_out_of_time_is_a_deadline(labctl):
 def test_what_can_not_be_meant_is_bad_input(labctl, arguments, words):
     done = labctl(*arguments)
     assert done.returncode == 2
-    assert words in " ".join(done.stderr.decode().split())
+    assert words.format(lab=labctl.lab) in " ".join(done.stderr.decode().split())
     assert b"Traceback" not in done.stderr
 
 
@@ -236,7 +236,7 @@ def test_console_belongs_to_whoever_opened_it_last(terminal, labctl, micro):
     later = Terminal(labctl, "client")
     try:
         later.wait_for_guest(micro.clock)
-        terminal.wait_for(rb"labctl: domain \S+\.client: console: ", micro.clock)
+        terminal.wait_for(rf"labctl: domain {micro.name}\.client: console: ".encode(), micro.clock)
         assert terminal.process.wait(20) == 3
         assert termios.tcgetattr(terminal.far_side) == terminal.before
         later.type(b"\x1d")
