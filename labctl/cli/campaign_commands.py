@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,16 +36,21 @@ def campaign(
 ) -> None:
     """Break a lab by chance, one fault after the other, and see after each that all is well again.
 
-    Stops at the first step that is not PASS (exit code 1). A failing sequence is tried again in parts, to find a short
-    one that fails, and the command that repeats that is printed.
+    A lab that is up is set back to its ready state first, where one was saved: the same seed breaks the same lab. Stops
+    at the first step that is not PASS (exit code 1), and leaves the lab as that left it. A failing sequence is tried
+    again in parts, each from the ready state, to find a short one that fails, and the command that repeats that is
+    printed.
     """
     seed = random.SystemRandom().randrange(1 << 31) if seed is None else seed
     with open_hypervisor(connect) as hypervisor:
         the_lab = Lab.from_topology(topology, hypervisor=hypervisor, name=lab)
         drawn = _chosen(draw(seed, steps, the_lab.spec), only)
         with reporting() as reporter:
+            used = the_lab.can_be_reset()
             the_lab.up(reporter)
-        folder = store.artifacts_dir() / f"campaign-{the_lab.name}-{seed}"
+            if used:
+                the_lab.reset(reporter)
+        folder = _new(f"campaign-{the_lab.name}-{seed}")
         again = f"labctl campaign {topology} --seed {seed} --steps {steps}" + (f" --lab {lab}" if lab else "")
         RESULTS.print(f"seed {seed}, histories in {folder}", markup=False)
         done, verdict = _run(the_lab, drawn, folder)
@@ -55,6 +61,12 @@ def campaign(
             done = _short(the_lab, done, folder)
         RESULTS.print(f"again: {again} --only {','.join(str(s.number) for s in done)}", markup=False)
     raise typer.Exit(1)
+
+
+def _new(name: str) -> Path:
+    """A folder for the evidence, of a run of its own: what an earlier one with the same seed left stays."""
+    folders = (store.artifacts_dir() / (f"{name}-{n}" if n > 1 else name) for n in itertools.count(1))
+    return next(folder for folder in folders if not folder.exists())
 
 
 def _chosen(drawn: Sequence[Step], only: str) -> tuple[Step, ...]:
@@ -78,9 +90,11 @@ def _run(lab: Lab, steps: Sequence[Step], folder: Path) -> tuple[tuple[Step, ...
 
 
 def _short(lab: Lab, failed: Sequence[Step], folder: Path) -> tuple[Step, ...]:
+    tries = itertools.count(1)
+
     def fails(part: Sequence[Step]) -> bool:
         RESULTS.print(f"trying steps {', '.join(str(s.number) for s in part)} alone", markup=False)
         lab.reset()
-        return _run(lab, part, folder / "again")[1].result is Result.FAIL
+        return _run(lab, part, folder / f"try-{next(tries)}")[1].result is Result.FAIL
 
     return shrunk(failed, fails)
